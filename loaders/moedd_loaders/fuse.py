@@ -1,0 +1,397 @@
+"""Fusion: mixing training images across experts while a network trains (the paper's Eq. 4).
+
+    x' = lam * x_p + (1 - lam) * x_q,  x_p of one expert, x_q of another,  lam ~ Beta(alpha, alpha)
+
+and the labels with the same lam. Nothing new is stored. `ExpertMix` is the batch transform; the
+data set (`dataset.py`) plans and blends through the same two steps, so all forms agree:
+
+    plan   who is mixed with whom and how much (NumPy on the host, a few numbers per row)
+    blend  the arithmetic on images and labels (`blend.py`; torch, any device)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moedd_loaders.blend import blend_images, blend_labels
+from moedd_loaders.draws import BOX_X, BOX_Y, SPARE, SWITCH, Draws, dirichlet
+from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.partners import Bools, Groups, Ints
+
+__all__ = [
+    "FUSE_MODES",
+    "ExpertMix",
+    "MixInfo",
+    "MixPlan",
+    "Pool",
+    "check_batch",
+    "hard_classes",
+]
+
+FUSE_MODES: dict[str, tuple[str, str]] = {
+    "none": ("none", "mixup"),
+    "mixup": ("cross", "mixup"),
+    "vanilla": ("vanilla", "mixup"),
+    "same": ("same", "mixup"),
+    "cutmix": ("cross", "cutmix"),
+    "dirichlet": ("cross", "dirichlet"),
+}
+"""The public strings, as (mode, op) of `ExpertMix`."""
+
+_CHOICES = {
+    "mode": ("cross", "vanilla", "same", "none"),
+    "op": ("mixup", "cutmix", "dirichlet"),
+    "lam": ("sample", "batch"),
+    "partner": ("expert", "sample"),
+    "fallback": ("error", "vanilla", "none"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MixPlan:
+    """What becomes of each of B rows; M partners per row (0 for mode "none").
+
+    Attributes:
+        partner: (B, M) int64, rows of the pool.
+        weight: (B, 1 + M) float32, of the row itself and of its partners; rows sum to 1.
+        mixed: (B,) bool; where False, weight is (1, 0, ..., 0).
+        box: (B, 4) int64 y0, y1, x0, x1 (half-open) pasted from the partner; None without CutMix.
+    """
+
+    partner: Ints
+    weight: npt.NDArray[np.float32]
+    mixed: Bools
+    box: Ints | None = None
+
+
+class MixInfo(NamedTuple):
+    """What `ExpertMix` did, on the images' device.
+
+    `lam` (B,) float32: weight of the row itself, 1 where not mixed; `partner` (B,) int64, row of
+    the pool ((B, M) with dirichlet), without meaning where not mixed; `mixed` (B,) bool;
+    `weights` (B, 1 + M) float32.
+    """
+
+    lam: Tensor
+    partner: Tensor
+    mixed: Tensor
+    weights: Tensor
+
+
+class Pool:
+    """The images that partners are drawn from, with their grouping worked out once.
+
+    Args:
+        images: (R, C, H, W) float.
+        labels: (R,) int64 or (R, classes) float.
+        experts: (R,) int64.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, experts: Tensor) -> None:
+        self.images, self.labels, self.experts = images, labels, experts
+        self._groups: dict[int, Groups] = {}
+
+    def groups(self, num_classes: int) -> Groups:
+        """Rows by expert and class, or by expert alone when `num_classes` is 0."""
+        if num_classes not in self._groups:
+            classes = hard_classes(self.labels) if num_classes else None
+            self._groups[num_classes] = Groups(_numpy(self.experts), classes, num_classes)
+        return self._groups[num_classes]
+
+
+class ExpertMix(torch.nn.Module):
+    """Batch transform that mixes images of different experts, and their labels.
+
+    Call: `(images, labels, experts, pool=None) -> (images', labels')` with images (B, C, H, W)
+    float, labels (B,) int64 or (B, classes) float, experts (B,) int64. Returns images of the same
+    shape, dtype and device and labels (B, classes) float32, **also** with mode "none", so that
+    the loss (`F.cross_entropy`) never branches. Inputs are never written to.
+
+    Args:
+        num_classes: number of classes; None if labels always come as (B, classes).
+        mode: "cross" (a partner of another expert, Eq. 4), "vanilla" (any partner, itself
+            included, as in mixup), "same" (the same expert only), "none" (no mixing).
+        op: "mixup"; "cutmix" (a box of the partner is pasted; lam is the area really kept);
+            "dirichlet" (one image of every expert, weights Dirichlet(alpha); mode "cross" only).
+        alpha: of Beta(alpha, alpha) or Dirichlet; 0 is no mixing. 1 as in the original mixup code.
+        lam: "sample" draws one lam (and box) per row; "batch" uses the first row's for all.
+        prob: share of rows mixed, each by its own coin.
+        partner: with several other experts, "expert" draws an expert first (Eq. 4), "sample"
+            draws uniformly among all their rows.
+        same_class: partners of the same class only; labels stay what they were. Soft labels count
+            as the class of their maximum, and are mixed.
+        fallback: for rows with no possible partner: "error", "vanilla" (anybody), "none" (as is).
+        generator: CPU generator, advanced by one number per call whatever the settings; without
+            one, the module owns a generator seeded with 0. Choices are drawn on the host: the same
+            for CPU and GPU images. Never the global state.
+
+    Raises:
+        UsageError (a ValueError): arguments or inputs that cannot be meant (integer images, labels
+            out of range, mode "cross" with one expert, ...).
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        mode: str = "cross",
+        op: str = "mixup",
+        alpha: float = 1.0,
+        lam: str = "sample",
+        prob: float = 1.0,
+        partner: str = "expert",
+        same_class: bool = False,
+        fallback: str = "error",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        given = {"mode": mode, "op": op, "lam": lam, "partner": partner, "fallback": fallback}
+        for name, value in given.items():
+            if value not in _CHOICES[name]:
+                raise unknown(f"{name} of ExpertMix", str(value), _CHOICES[name])
+        if num_classes is not None and num_classes < 1:
+            raise UsageError(f"num_classes is {num_classes}, expected at least 1")
+        if not (math.isfinite(alpha) and alpha >= 0):
+            raise UsageError(f"alpha is {alpha}, expected a finite number of at least 0")
+        if not 0 <= prob <= 1:
+            raise UsageError(f"prob is {prob}, expected a probability between 0 and 1")
+        if op == "dirichlet" and mode in ("vanilla", "same"):
+            raise UsageError(
+                f'op "dirichlet" takes one image of every expert and cannot be restricted to mode '
+                f'"{mode}": use mode="cross", or op="mixup"'
+            )
+        if generator is not None and generator.device.type != "cpu":
+            raise UsageError(
+                f"the generator is on {generator.device}, expected one on the CPU: choices are "
+                "drawn on the host so that they do not depend on the device"
+            )
+        self.num_classes, self.mode, self.op, self.alpha = num_classes, mode, op, float(alpha)
+        self.lam, self.prob, self.partner = lam, float(prob), partner
+        self.same_class, self.fallback = bool(same_class), fallback
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+
+    @classmethod
+    def named(cls, fuse: str, num_classes: int | None, **settings: Any) -> ExpertMix:
+        """The transform of a public string: a key of `FUSE_MODES`."""
+        if fuse not in FUSE_MODES:
+            raise unknown("fuse", str(fuse), FUSE_MODES)
+        mode, op = FUSE_MODES[fuse]
+        return cls(num_classes, mode=mode, op=op, **settings)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+
+    def settings(self) -> dict[str, str | float | bool]:
+        """Everything that decides what is mixed, for logs and records."""
+        names = ("mode", "op", "alpha", "lam", "prob", "partner", "same_class", "fallback")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        experts: Tensor,
+        pool: Pool | tuple[Tensor, Tensor, Tensor] | None = None,
+        *,
+        return_info: bool = False,
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MixInfo]:
+        """Mix a batch; partners come from `pool`, or from the batch itself without one."""
+        classes = check_batch(images, labels, experts, self.num_classes, "batch")
+        if pool is not None and not isinstance(pool, Pool):
+            pool = Pool(*pool)
+        if pool is not None:
+            check_batch(pool.images, pool.labels, pool.experts, classes, "pool")
+            if pool.images.shape[1:] != images.shape[1:]:
+                raise UsageError(
+                    f"the pool holds images of {tuple(pool.images.shape[1:])} and the batch of "
+                    f"{tuple(images.shape[1:])}: give both the same shape"
+                )
+        # One number per call, always: streams stay aligned whatever the settings.
+        key = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        rows = np.arange(len(images))
+        plan = self.plan(
+            Draws(key, rows, np.zeros_like(rows)),
+            _numpy(experts),
+            hard_classes(labels) if self.same_class else rows,
+            (pool or Pool(images, labels, experts)).groups(classes if self.same_class else 0),
+            (images.shape[-2], images.shape[-1]),
+        )
+        device = images.device
+        own, partner = torch.arange(len(images), device=device), _tensor(plan.partner, device)
+        index = torch.cat([own[:, None], partner], dim=1)
+        if pool is None:
+            source, source_labels = images, labels
+        else:
+            # Gather the partners only: the pool may be thousands of images.
+            taken = partner.flatten()
+            index[:, 1:] = torch.arange(len(taken), device=device).view_as(partner) + len(images)
+            source = torch.cat([images, pool.images.to(images)[taken]])
+            source_labels = _join_labels(labels, pool.labels.to(device)[taken], classes)
+        weight = _tensor(plan.weight, device)
+        box = None if plan.box is None else _tensor(plan.box, device)
+        mixed = blend_images(source, index, weight, box) if plan.mixed.any() else images
+        if self.same_class and labels.dim() == 1:
+            index, weight = index[:, :1], torch.ones_like(weight[:, :1])
+        targets = blend_labels(source_labels, index, weight, classes)
+        if not return_info:
+            return mixed, targets
+        shown = partner if self.op == "dirichlet" or not partner.shape[1] else partner[:, 0]
+        weights = _tensor(plan.weight, device)
+        return mixed, targets, MixInfo(weights[:, 0], shown, _tensor(plan.mixed, device), weights)
+
+    def plan(
+        self, draws: Draws, experts: Ints, classes: Ints, groups: Groups, size: tuple[int, int]
+    ) -> MixPlan:
+        """Who is mixed with whom and how much.
+
+        Args:
+            draws: random numbers of the B rows.
+            experts: (B,) expert ids of the rows.
+            classes: (B,) classes of the rows; read only if `groups` are by class.
+            groups: the pool's rows.
+            size: (H, W) of the images, for CutMix.
+        """
+        rows = len(draws)
+        if self.mode == "none":
+            nobody = np.empty((rows, 0), dtype=np.int64)
+            return MixPlan(nobody, np.ones((rows, 1), np.float32), np.zeros(rows, np.bool_))
+        if self.op != "dirichlet":
+            one, has = groups.partner(draws, experts, classes, self.mode, self.partner)
+            partner, found = one[None], has[None]
+        elif len(groups.ids) > 1:
+            partner, found = groups.others(draws, experts, classes)
+        else:
+            partner, found = np.zeros((1, rows), np.int64), np.zeros((1, rows), np.bool_)
+        if not found.all():
+            partner, found = self._fall_back(draws, experts, classes, groups, partner, found)
+        weight = dirichlet(draws, self.alpha, 1 + len(partner)).astype(np.float32)
+        if self.lam == "batch":
+            weight = np.repeat(weight[:, :1], rows, axis=1)
+        mixed: Bools = np.logical_and.reduce(found, axis=0)
+        if self.prob < 1:
+            mixed &= draws.uniform(SWITCH)[0] < self.prob
+        box = None
+        if self.op == "cutmix":
+            box = self._box(draws, weight[0], size)
+            box[~mixed] = 0
+            area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
+            weight[0] = 1 - area / (size[0] * size[1])
+        weight[0, ~mixed] = 1
+        weight[1:, ~mixed] = 0
+        if len(weight) == 2:
+            # In float32: the pair then sums to exactly 1, so equal labels stay exactly one-hot.
+            weight[1] = 1 - weight[0]
+        return MixPlan(np.ascontiguousarray(partner.T), np.ascontiguousarray(weight.T), mixed, box)
+
+    def _fall_back(
+        self,
+        draws: Draws,
+        experts: Ints,
+        classes: Ints,
+        groups: Groups,
+        partner: Ints,
+        found: Bools,
+    ) -> tuple[Ints, Bools]:
+        """Partners for rows that have none, as `fallback` says."""
+        if self.fallback == "vanilla":
+            for slot in range(len(partner)):
+                spare = (SPARE + 2 * slot, SPARE + 2 * slot + 1)
+                anybody, any_found = groups.partner(
+                    draws, experts, classes, "vanilla", "sample", spare
+                )
+                partner[slot] = np.where(found[slot], partner[slot], anybody)
+                found[slot] |= any_found
+        if self.fallback == "none" or found.all():
+            return partner, found
+        alone = int(experts[~found.all(axis=0)][0])
+        of_class = " of the same class" if self.same_class else ""
+        raise UsageError(
+            f'mode "{self.mode}" finds no partner{of_class} for an image of expert {alone} among '
+            f'experts {groups.ids.tolist()}: use mode="vanilla" or mode="none", or let single rows '
+            'fall back with fallback="vanilla" or "none"'
+        )
+
+    def _box(self, draws: Draws, lam: npt.NDArray[np.float32], size: tuple[int, int]) -> Ints:
+        """CutMix boxes as IDC draws them: side ratio sqrt(1 - lam), centre anywhere, clipped."""
+        ratio = np.sqrt(1 - lam.astype(np.float64))
+        edges: list[Ints] = []
+        for side, uniform in zip(size, draws.uniform(BOX_Y, BOX_X), strict=True):
+            centre = np.minimum((uniform * side).astype(np.int64), side - 1)
+            if self.lam == "batch":
+                centre[:] = centre[0]
+            half = (ratio * side).astype(np.int64) // 2
+            edges += [np.maximum(centre - half, 0), np.minimum(centre + half, side)]
+        return np.stack(edges, axis=1)
+
+
+def hard_classes(labels: Tensor) -> Ints:
+    """(R,) int64 on the host: the labels, or the class of the maximum of soft labels."""
+    return _numpy(labels if labels.dim() == 1 else labels.argmax(1))
+
+
+def check_batch(
+    images: Tensor, labels: Tensor, experts: Tensor, num_classes: int | None, what: str
+) -> int:
+    """Refuse what cannot be meant; returns the number of classes."""
+    if not images.is_floating_point():
+        raise UsageError(
+            f"the {what} holds {images.dtype} images, expected floats in [0, 1]: divide by 255"
+        )
+    if images.dim() != 4 or len(images) == 0:
+        raise UsageError(
+            f"the {what}'s images have shape {tuple(images.shape)}, expected (B, C, H, W), B >= 1"
+        )
+    if labels.dim() not in (1, 2) or len(labels) != len(images):
+        raise UsageError(
+            f"the {what}'s labels have shape {tuple(labels.shape)} for {len(images)} images, "
+            "expected (B,) integers or (B, classes) floats"
+        )
+    if experts.shape != images.shape[:1] or experts.is_floating_point():
+        raise UsageError(
+            f"the {what}'s expert ids have shape {tuple(experts.shape)} and dtype {experts.dtype}, "
+            f"expected ({len(images)},) integers"
+        )
+    if labels.dim() == 2:
+        if not labels.is_floating_point() or num_classes not in (None, labels.shape[1]):
+            raise UsageError(
+                f"the {what}'s labels are {labels.dtype} of shape {tuple(labels.shape)}, expected "
+                f"floats of shape ({len(images)}, {num_classes or 'classes'})"
+            )
+        return labels.shape[1]
+    if labels.is_floating_point() or num_classes is None:
+        raise UsageError(
+            f"the {what}'s labels are one {labels.dtype} per image and num_classes is "
+            f"{num_classes}, expected integers and a known num_classes: "
+            "pass ExpertMix(num_classes=...)"
+        )
+    low, high = (int(value) for value in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise UsageError(
+            f"the {what} has labels from {low} to {high}, expected 0 to {num_classes - 1}: "
+            "is num_classes right?"
+        )
+    return num_classes
+
+
+def _join_labels(labels: Tensor, others: Tensor, num_classes: int) -> Tensor:
+    if labels.dim() != others.dim():
+        labels, others = (
+            F.one_hot(part, num_classes).float() if part.dim() == 1 else part.float()
+            for part in (labels, others)
+        )
+    return torch.cat([labels, others])
+
+
+def _numpy(values: Tensor) -> Ints:
+    return values.detach().cpu().numpy().astype(np.int64, copy=False)
+
+
+def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device)

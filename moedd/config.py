@@ -1,0 +1,175 @@
+"""What a run is: every setting of it, resolved from the set's name, presets and overrides.
+
+The name gives data, methods, ipc and experts. Presets give each method's settings for that data and
+ipc. `--set key=value` overrides single settings; a key that does not exist lists those that do.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.names import SetName
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from moedd.diversity import DiversityConfig
+from moedd.experts import ExpertConfig, expert_class
+from moedd.networks import check_size, fitting_network
+from moedd.pool import PoolConfig
+
+SCHEDULES: dict[str, float] = {"smoke": 0.0005, "short": 0.02, "paper": 1.0}
+"""Fraction of each method's own number of steps."""
+
+
+class EvaluationConfig(BaseModel):
+    """How a set of this run is evaluated when nothing else is asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Literal["common", "idc"] = Field("common", description="named training recipe")
+    epochs: int = Field(1000, ge=1, description="epochs of the recipe")
+    repeats: int = Field(3, ge=1, description="networks trained per row")
+
+
+class RunConfig(BaseModel):
+    """A resolved run. Two runs with equal configurations make the same set, byte for byte."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(description="data set, from the name")
+    data_path: str | None = Field(None, description="where the data were read, if given")
+    shape: tuple[int, int, int] = Field(description="(channels, height, width) of the images")
+    methods: tuple[str, ...] = Field(description="method of each expert")
+    ipc: int = Field(ge=1, description="stored images per class and expert")
+    seed: int = Field(0, description="seed of every random stream of the run")
+    parts: Literal["stratified", "all"] = Field(
+        "stratified", description="disjoint parts of the data, or all of it for every expert"
+    )
+    network: str = Field(description="network of the pool: the one images are matched under")
+    width: int = Field(128, ge=1, description="channels of the network's blocks")
+    pool: PoolConfig = PoolConfig()
+    diversity: DiversityConfig = DiversityConfig()
+    experts: tuple[SerializeAsAny[ExpertConfig], ...] = Field(description="settings per expert")
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def digest(self) -> str:
+        """Hash of everything that decides the result."""
+        plain = self.model_dump(mode="json", exclude={"data_path", "evaluation"})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _small_data(data: str) -> dict[str, Any]:
+    """Settings of the embedded default: 8x8 digits need no large network and no long pool."""
+    if data != "digits":
+        return {}
+    return {
+        "width": 64,
+        "pool": PoolConfig(networks=3, steps=240, every=24),
+        "evaluation": EvaluationConfig(epochs=100),
+    }
+
+
+def resolve_config(
+    name: SetName,
+    shape: tuple[int, int, int],
+    *,
+    seed: int = 0,
+    data_path: str | None = None,
+    overrides: list[str] | None = None,
+) -> RunConfig:
+    """The configuration of `name` on images of `shape` (C, H, W), with `key=value` overrides.
+
+    Keys: the run's own (`seed` has an option of its own), `pool.KEY`, `diversity.KEY`,
+    `evaluation.KEY`, and `METHOD.KEY` for every expert of that method.
+
+    Raises UsageError: unknown key or method, a value that does not fit, an image side too small
+    for the network, batch norm in the matching network.
+    """
+    methods = tuple(name.method_of(e) for e in range(name.experts))
+    plain: dict[str, Any] = {
+        "data": name.data,
+        "data_path": data_path,
+        "shape": shape,
+        "methods": methods,
+        "ipc": name.ipc,
+        "seed": seed,
+        "network": fitting_network(shape[1:], shape[0]),
+        **_small_data(name.data),
+    }
+    presets = {
+        method: expert_class(method).config_class.preset(name.data, name.ipc, shape)
+        for method in dict.fromkeys(methods)
+    }
+    groups = _Overrides(plain, presets)
+    for text in overrides or []:
+        groups.apply(text)
+    try:
+        made = {
+            method: type(presets[method])(**values) for method, values in groups.experts.items()
+        }
+        config = RunConfig(**groups.run, experts=tuple(made[method] for method in methods))
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from None
+    check_size(config.network, shape[1:], shape[0])
+    if config.network.endswith("_bn"):
+        raise UsageError(
+            f"network={config.network} has batch norm, whose statistics of a few synthetic images "
+            f"are noise: distil with {config.network.removesuffix('_bn')} and keep batch norm for "
+            "evaluation"
+        )
+    return config
+
+
+class _Overrides:
+    """Settings as plain values while `key=value` texts are applied to them."""
+
+    OWN = ("network", "width", "parts")
+    GROUPS: dict[str, type[BaseModel]] = {  # noqa: RUF012
+        "pool": PoolConfig,
+        "diversity": DiversityConfig,
+        "evaluation": EvaluationConfig,
+    }
+
+    def __init__(self, run: dict[str, Any], presets: dict[str, ExpertConfig]) -> None:
+        self.run = dict(run)
+        self.experts = {method: preset.model_dump() for method, preset in presets.items()}
+        self.groups: dict[str, dict[str, Any]] = {}
+        for group, model in self.GROUPS.items():
+            self.groups[group] = self.run.get(group, model()).model_dump()
+
+    def known(self) -> list[str]:
+        keys = list(self.OWN)
+        for group, values in {**self.groups, **self.experts}.items():
+            keys += [f"{group}.{key}" for key in values if key != "ipc"]
+        return keys
+
+    def apply(self, text: str) -> None:
+        key, separator, value = text.partition("=")
+        key = key.strip()
+        if not separator or key not in self.known():
+            raise unknown("setting", key, self.known())
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value.strip()
+        group, _, field = key.rpartition(".")
+        if not group:
+            self.run[field] = parsed
+        elif group in self.groups:
+            self.groups[group][field] = parsed
+            self.run[group] = self.groups[group]
+        else:
+            self.experts[group][field] = parsed
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"setting {where}={problem['input']!r} does not fit: {problem['msg']}"
+
+
+def schedule_fraction(schedule: str) -> float:
+    """Fraction of the methods' own steps that a named schedule runs; unknown names list them."""
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", schedule, SCHEDULES)
+    return SCHEDULES[schedule]

@@ -1,0 +1,114 @@
+"""The diversity step of a mixture: push two experts' images apart under a pool network.
+
+Source: method step 4 and Eq. 2-3. The step is plain SGD, apart from the experts' own momentum, and
+its length is a stated ratio of the expert's last image step; both norms are logged.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from moedd_loaders.manifest import Diversity
+from torch import Tensor
+from torch.func import functional_call
+
+from moedd.diversity import (
+    DiversityConfig,
+    DiversityLoss,
+    diversity_report,
+    draw_pairs,
+    weight_for_ratio,
+)
+from moedd.experts import Expert
+from moedd.pool import Pool, StoredNetwork
+from moedd.streams import Streams
+
+
+def features(pool: Pool, network: StoredNetwork, images: Tensor, layer: str) -> Tensor:
+    """Features (n, d) of normalised images under a stored network, with a graph to the images."""
+    embedding, logits = functional_call(
+        pool.network, network.parameters, (images,), {"features": True}
+    )
+    return embedding if layer == "embedding" else logits
+
+
+def diversity_step(
+    experts: Sequence[Expert], pool: Pool, config: DiversityConfig, streams: Streams
+) -> list[dict[str, Any]]:
+    """One diversity step on the drawn pair(s); returns one log row per pair.
+
+    Experts without steps of their own stay as they are while their partner moves.
+    """
+    rows = []
+    for i, j in draw_pairs(config, len(experts), streams.generator("pair")):
+        own = streams.scope(i, j)
+        network = pool.draw(own.generator("network"))
+        pair = (experts[i], experts[j])
+        leaves = [e.images.detach().clone().requires_grad_(e.steps > 0) for e in pair]
+        sides: list[Tensor] = []
+        for expert, leaf in zip(pair, leaves, strict=True):
+            _, labels = expert.decoded()
+            sides += [
+                features(pool, network, expert.training_images(leaf), config.layer),
+                labels,
+            ]
+        loss, record = DiversityLoss(config)(
+            sides[0], sides[1], sides[2], sides[3], own.generator("rows")
+        )
+        row: dict[str, Any] = {
+            "pair": [i, j],
+            "biased": record.biased,
+            "unbiased": record.unbiased,
+            "floor": record.floor,
+            "n": record.n,
+        }
+        moving = [leaf for leaf in leaves if leaf.requires_grad]
+        if moving and loss.requires_grad:
+            gradients = iter(torch.autograd.grad(loss, moving))
+            for expert, leaf in zip(pair, leaves, strict=True):
+                if leaf.requires_grad:
+                    row |= _move(expert, next(gradients), config)
+        rows.append(row)
+    return rows
+
+
+def _move(expert: Expert, gradient: Tensor, config: DiversityConfig) -> dict[str, float]:
+    """Move one expert's images; returns its norms: image step, diversity gradient, step made."""
+    norm = float(gradient.norm())
+    if config.ratio is None:
+        weight = config.weight
+    else:
+        weight = weight_for_ratio(
+            norm, expert.last_step_norm, ratio=config.ratio, lr=expert.image_lr
+        )
+    with torch.no_grad():
+        expert.images.sub_(gradient, alpha=expert.image_lr * weight)
+    e = expert.part.index
+    return {
+        f"image_step_{e}": expert.last_step_norm,
+        f"diversity_gradient_{e}": norm,
+        f"diversity_step_{e}": expert.image_lr * weight * norm,
+        f"weight_{e}": weight,
+    }
+
+
+@torch.no_grad()
+def report(
+    experts: Sequence[Expert], pool: Pool, config: DiversityConfig, streams: Streams
+) -> Diversity | None:
+    """Dependence between the finished experts under the pool's oldest network.
+
+    None for a single expert, or where there are too few images for the unbiased value.
+    """
+    if len(experts) < 2:
+        return None
+    oldest = max(pool.stored, key=lambda stored: stored.steps)
+    sets, labels = [], []
+    for expert in experts:
+        images, classes = expert.decoded()
+        sets.append(features(pool, oldest, images, config.layer))
+        labels.append(classes)
+    found = diversity_report(sets, labels, streams.generator("report"))
+    if found is None:
+        return None
+    return Diversity(**{name: found[name] for name in ("biased", "unbiased", "floor", "cka")})

@@ -1,0 +1,20 @@
+"""The distillation methods. Importing this package registers the ones that moedd ships."""
+
+from moedd.experts import idc, idm
+from moedd.experts.base import (
+    Expert,
+    ExpertConfig,
+    expert_class,
+    method_names,
+    register_expert,
+)
+
+__all__ = [
+    "Expert",
+    "ExpertConfig",
+    "expert_class",
+    "idc",
+    "idm",
+    "method_names",
+    "register_expert",
+]

@@ -1,0 +1,223 @@
+"""What an expert is: one distillation method on one part of the real data.
+
+A method registers itself under the name that stands in a set's name:
+
+    @register_expert("idm")
+    class IDM(Expert): ...
+
+Packages outside moedd register through the `moedd.experts` entry-point group.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from moedd_loaders.decode import decode, decode_labels
+from moedd_loaders.errors import NonFiniteError, UsageError, unknown
+from moedd_loaders.manifest import DecodeRule, NoDecode, TrainedIn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from moedd.parts import PartData, denormalize, normalize
+from moedd.pool import Pool
+from moedd.profile import Profile
+from moedd.streams import Streams
+
+Space = Literal["unit", "normalized"]
+
+
+class ExpertConfig(BaseModel):
+    """Settings every expert has; a method's own config derives from it. Unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ipc: int = Field(ge=1, description="stored images per class of this expert")
+    steps: int = Field(ge=0, description="matching steps of the whole schedule")
+
+    @classmethod
+    def preset(cls, data: str, ipc: int, shape: tuple[int, int, int]) -> Self:
+        """The reference's settings for this data set and ipc; each method states its rule."""
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> int:
+        """Decode factor f: a stored image becomes f*f training images."""
+        return 1
+
+
+class Expert:
+    """One method at work. Subclasses set `config_class`, fill `images` and define `step`.
+
+    `images` is a leaf of shape (classes*ipc, C, H, W), class-major, float32 in `space`.
+    `steps` is the length of the method's schedule (0: made at once, nothing to optimise).
+    """
+
+    config_class: ClassVar[type[ExpertConfig]]
+    space: ClassVar[Space]
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        part: PartData,
+        config: ExpertConfig,
+        pool: Pool,
+        streams: Streams,
+        profile: Profile,
+    ) -> None:
+        self.part, self.config, self.pool = part, config, pool
+        self.streams, self.profile = streams, profile
+        self.steps = config.steps
+        self.done = 0
+        self.labels = torch.arange(len(part.classes)).repeat_interleave(config.ipc)
+        self.images = self.initial_images()
+        self.last_step_norm = 0.0
+
+    # -- what a method defines -------------------------------------------------------------
+    def initial_images(self) -> Tensor:
+        """Stored images at the start, made from the part."""
+        raise NotImplementedError
+
+    def step(self) -> dict[str, float]:
+        """One matching step over all classes; returns its losses by name (means over classes)."""
+        raise NotImplementedError
+
+    @property
+    def decode_rule(self) -> DecodeRule:
+        """How stored images become training images."""
+        return NoDecode()
+
+    @property
+    def image_lr(self) -> float:
+        """Step size of the images: what the diversity step is scaled against."""
+        return 1.0
+
+    # -- shared ----------------------------------------------------------------------------
+    def rows(self, c: int) -> slice:
+        """Positions of class c among the stored images."""
+        return slice(c * self.config.ipc, (c + 1) * self.config.ipc)
+
+    def training_images(self, stored: Tensor) -> Tensor:
+        """Stored images decoded and brought into normalised space; differentiable."""
+        fill = 0.0 if self.space == "normalized" else self.part.mean
+        images = decode(stored, self.decode_rule, fill)
+        if self.space == "unit":
+            images = normalize(images, self.part.mean, self.part.std)
+        return images
+
+    def decoded(self) -> tuple[Tensor, Tensor]:
+        """All training images in normalised space and their labels (a graph to `images`)."""
+        return self.training_images(self.images), decode_labels(self.labels, self.decode_rule)
+
+    def unit_images(self) -> Tensor:
+        """Stored images in unit space, detached, not clipped."""
+        images = self.images.detach()
+        if self.space == "unit":
+            return images.clone()
+        return denormalize(images, self.part.mean, self.part.std)
+
+    @property
+    def trained_in(self) -> TrainedIn:
+        """The pixel space the method optimises in, with its constants."""
+        if self.space == "unit":
+            return TrainedIn(space="unit")
+        return TrainedIn(space="normalized", mean=list(self.part.mean), std=list(self.part.std))
+
+    @property
+    def step_size(self) -> float | None:
+        """Learned step size of the network's training, for methods that have one (MTT)."""
+        return None
+
+    def finite(self, value: float, term: str) -> float:
+        """`value`, or a `NonFiniteError` that names iteration, expert and term."""
+        if value != value or value in (float("inf"), float("-inf")):
+            raise NonFiniteError(
+                f"{term} of expert {self.part.index} ({self.method}) is {value} at its step "
+                f"{self.done + 1} of {self.steps}; the last checkpoint holds the last good images: "
+                "lower the image step size (--set) and start again with --resume or --overwrite"
+            )
+        return value
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that changes from step to step, as tensors."""
+        return {
+            "images": self.images.detach(),
+            "done": torch.tensor(self.done),
+            "last_step_norm": torch.tensor(self.last_step_norm, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the state that `state_dict` gave."""
+        self.images.copy_(state["images"])
+        self.done = int(state["done"])
+        self.last_step_norm = float(state["last_step_norm"])
+
+
+class ClasswiseSGD:
+    """The image optimiser of IDC and IDM: SGD with momentum, stepped once per class.
+
+    All classes share one buffer in the references and the optimiser steps once per class, so a
+    class's images keep moving by momentum while the other classes are worked on (measured in the
+    IDC notes, section 8). Between two visits the gradient of a class is zero, so its movement has a
+    closed form, which makes classes independent of each other:
+    after j steps without gradient, `x -= lr * v * (m + ... + m^j)` and `v *= m^j`.
+    """
+
+    def __init__(self, images: Tensor, classes: int, lr: float, momentum: float) -> None:
+        self.images, self.classes, self.lr, self.momentum = images, classes, lr, momentum
+        self.velocity = torch.zeros_like(images)
+
+    def before(self, c: int, rows: slice) -> None:
+        """Move class c through the steps of the classes visited before it in this round."""
+        self._coast(rows, c)
+
+    def step(self, c: int, rows: slice, gradient: Tensor) -> None:
+        """Class c's own step, then the steps of the classes visited after it."""
+        velocity = self.velocity[rows]
+        velocity.mul_(self.momentum).add_(gradient)
+        self.images[rows].sub_(velocity, alpha=self.lr)
+        self._coast(rows, self.classes - 1 - c)
+
+    def _coast(self, rows: slice, steps: int) -> None:
+        m = self.momentum
+        travel = sum(m**j for j in range(1, steps + 1))
+        self.images[rows].sub_(self.velocity[rows], alpha=self.lr * travel)
+        self.velocity[rows].mul_(m**steps)
+
+
+_REGISTRY: dict[str, type[Expert]] = {}
+
+
+def register_expert(name: str) -> Callable[[type[Expert]], type[Expert]]:
+    """Class decorator: make `name` usable in set names. Twice the same name is an error."""
+
+    def add(cls: type[Expert]) -> type[Expert]:
+        if _REGISTRY.get(name, cls) is not cls:
+            raise UsageError(f"two experts are called {name!r}: {_REGISTRY[name]} and {cls}")
+        cls.method = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def method_names() -> list[str]:
+    """Every method that can stand in a set's name, those of other packages included."""
+    outside = {point.name for point in entry_points(group="moedd.experts")}
+    return sorted(_REGISTRY.keys() | outside)
+
+
+def expert_class(name: str) -> type[Expert]:
+    """The class registered as `name`; unknown names list the known ones (`UsageError`)."""
+    if name not in _REGISTRY:
+        for point in entry_points(group="moedd.experts"):
+            if point.name == name:
+                register_expert(name)(point.load())
+    if name not in _REGISTRY:
+        raise unknown("method", name, method_names())
+    return _REGISTRY[name]
+
+
+def config_fields(cls: type[ExpertConfig]) -> dict[str, Any]:
+    """Setting name -> its description, for help texts."""
+    return {name: field.description for name, field in cls.model_fields.items()}

@@ -1,0 +1,91 @@
+"""A network that is trained on real data while images are matched under it (IDC's published form)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from moedd.networks import build_network
+from moedd.parts import PartData
+from moedd.pool import Pool, PoolConfig, network_recipe
+from moedd.streams import Streams
+from moedd.train import Trainer, shuffled_batches
+
+_PREFIX = "live."
+
+
+class LiveNetwork:
+    """Fresh at every outer iteration, then trained on `images` real images after each step.
+
+    The recipe is IDC's: batches of 64, colour and crop, CutMix half of the time. Until the first
+    use nothing is built, so experts with stored networks pay nothing for it.
+    """
+
+    def __init__(self, pool: Pool, part: PartData, images: int, streams: Streams) -> None:
+        self.pool, self.part = pool, part
+        self.config = PoolConfig()
+        self.per_step = -(-images // self.config.batch)
+        self.streams = streams.scope("live")
+        self.outer = -1
+        self.trainer: Trainer | None = None
+
+    def _begin(self, outer: int) -> Trainer:
+        net = self.pool.network
+        network = build_network(
+            net.name,
+            channels=net.channels,
+            classes=net.classes,
+            size=net.size,
+            width=next(iter(net.parameters())).shape[0],
+            generator=self.streams.generator("init", outer),
+        )
+        self.outer = outer
+        self.trainer = Trainer(
+            network, network_recipe(self.config), self.streams.scope(outer), self.part.flip
+        )
+        return self.trainer
+
+    def parameters(self, outer: int) -> dict[str, Tensor]:
+        """Current parameters of the network of this outer iteration."""
+        trainer = self.trainer if outer == self.outer else None
+        trainer = trainer or self._begin(outer)
+        return {name: p.detach() for name, p in trainer.network.named_parameters()}
+
+    def train(self, done: int) -> None:
+        """Train after the matching step with index `done`; the data order is never restarted."""
+        assert self.trainer is not None
+        n = len(self.part.labels)
+        batches = shuffled_batches(n, self.config.batch, self.streams, done * self.per_step)
+        for _ in range(self.per_step):
+            rows = next(batches)
+            self.trainer.step(self.part.normalized(rows), self.part.labels[rows])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, momenta and position; empty before the first use."""
+        if self.trainer is None:
+            return {}
+        state = {
+            f"{_PREFIX}outer": torch.tensor(self.outer),
+            f"{_PREFIX}steps": torch.tensor(self.trainer.steps),
+        }
+        for name, parameter in self.trainer.network.named_parameters():
+            state[f"{_PREFIX}p.{name}"] = parameter.detach()
+            momentum = self.trainer.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                state[f"{_PREFIX}m.{name}"] = momentum
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state_dict` gave."""
+        if f"{_PREFIX}outer" not in state:
+            self.trainer, self.outer = None, -1
+            return
+        trainer = self._begin(int(state[f"{_PREFIX}outer"]))
+        trainer.steps = int(state[f"{_PREFIX}steps"])
+        with torch.no_grad():
+            for name, parameter in trainer.network.named_parameters():
+                parameter.copy_(state[f"{_PREFIX}p.{name}"])
+                if f"{_PREFIX}m.{name}" in state:
+                    trainer.optimizer.state[parameter]["momentum_buffer"] = state[
+                        f"{_PREFIX}m.{name}"
+                    ].clone()

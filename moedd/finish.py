@@ -1,0 +1,98 @@
+"""From a finished run to a set on disk: rows per expert, what made them, how long it took."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from moedd_loaders.manifest import Manifest, Part, Provenance, Source
+from moedd_publish.write import ExpertRows, write_set
+
+from moedd import __version__
+from moedd.config import RunConfig
+from moedd.diversify import report
+from moedd.experts import Expert
+from moedd.pool import Pool
+from moedd.profile import Profile, peak_memory_bytes
+from moedd.realdata import RealData
+from moedd.runstate import RunState
+from moedd.streams import Streams
+
+
+def source_of(real: RealData) -> Source:
+    """The manifest's description of the real data."""
+    channels, height, width = real.shape
+    return Source(
+        data=real.data,
+        hub_id=real.hub_id,
+        revision=real.revision,
+        fingerprint=real.fingerprint,
+        split="train",
+        license=real.license,
+        classes=list(real.classes),
+        shape=(channels, height, width),
+        mean=list(real.mean),
+        std=list(real.std),
+        class_order=real.class_order,
+        notes=list(real.notes),
+    )
+
+
+def rows_of(expert: Expert) -> ExpertRows:
+    """One expert's stored images in unit space, with everything a reader must know."""
+    part = expert.part
+    return ExpertRows(
+        method=expert.method,
+        config=expert.config.model_dump(mode="json"),
+        part=Part(rule=part.rule, of=part.of, index=part.index, fingerprint=part.fingerprint),
+        decode=expert.decode_rule,
+        trained_in=expert.trained_in,
+        step_size=expert.step_size,
+        images=expert.unit_images(),
+        labels=expert.labels,
+    )
+
+
+def write_result(
+    config: RunConfig,
+    real: RealData,
+    experts: Sequence[Expert],
+    pool: Pool,
+    target: Path,
+    name: str,
+    state: RunState,
+    profile: Profile,
+    overwrite: bool,
+) -> Manifest:
+    """Write the set of a finished run."""
+    ids = [f"{e}.{expert.method}" for e, expert in enumerate(experts)]
+    provenance = Provenance(
+        moedd=__version__,
+        torch=str(torch.__version__),
+        device=f"{profile.device}: {profile.processor}",
+        profile=profile.name,
+        seed=config.seed,
+        seconds=round(state.seconds, 1),
+        iterations={key: expert.done for key, expert in zip(ids, experts, strict=True)},
+        schedule_fraction={
+            key: expert.done / expert.steps if expert.steps else 1.0
+            for key, expert in zip(ids, experts, strict=True)
+        },
+        peak_memory_bytes=peak_memory_bytes(),
+        losses=state.losses or {},
+    )
+    return write_set(
+        target,
+        name=name,
+        source=source_of(real),
+        experts=[rows_of(expert) for expert in experts],
+        evaluation=config.evaluation.model_dump(mode="json"),
+        diversity=report(experts, pool, config.diversity, Streams(config.seed)),
+        provenance=provenance,
+        recipe={
+            **config.model_dump(mode="json", exclude={"data_path"}),
+            "pool_key": pool.key,
+            "fraction": state.fraction,
+            "profile": profile.name,
+        },
+        overwrite=overwrite,
+    )

@@ -1,0 +1,254 @@
+"""The mixture: experts on disjoint parts, one shared pool, a diversity step now and then.
+
+Source: method sections 3.1-3.4. The clock is progress in [0, 1]: methods differ in length, so
+expert i has done floor(progress * steps_i) of its steps. A *tick* is one step of the longest
+expert. `distill` owns the order: parts -> pool -> experts -> ticks -> set.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moedd_loaders.errors import UsageError
+from moedd_loaders.manifest import Manifest
+from moedd_publish.preview import preview_grid
+from moedd_publish.write import check_target
+
+from moedd.config import RunConfig
+from moedd.diversify import diversity_step
+from moedd.experts import Expert, expert_class
+from moedd.finish import write_result
+from moedd.parts import PartData, split_parts, whole
+from moedd.pool import Pool, load_pool
+from moedd.profile import Profile
+from moedd.progress import JsonLog, Reporter
+from moedd.realdata import RealData
+from moedd.runstate import RunFolder, RunState
+from moedd.streams import Streams
+
+_PREVIEW_SECONDS = 60.0
+_TIMED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie: pools and runs under `home`, the set at `target`, called `name`."""
+
+    home: Path
+    target: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to do: a fraction of the schedules, or the hours to fit it to."""
+
+    fraction: float = 1.0
+    max_hours: float | None = None
+    checkpoint_seconds: float = 60.0
+
+
+def distill(
+    config: RunConfig,
+    real: RealData,
+    places: Places,
+    effort: Effort,
+    profile: Profile,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Manifest:
+    """Run the whole mixture and write its set to `places.target`.
+
+    Raises ConflictError: the set or an unfinished run exists. UsageError, DataError: settings or
+    data that do not fit. NonFiniteError: a loss left the finite numbers. DiskFullError.
+    """
+    reporter = reporter or Reporter()
+    check_target(places.target, overwrite)
+    run = RunFolder(places.home / "runs" / places.name)
+    resuming = run.prepare(config, resume, overwrite)
+    mixture = Mixture.build(config, real, places.home, profile, reporter)
+    if resuming:
+        state = run.load(mixture.experts, real.fingerprint)
+        reporter.say(f"resuming at tick {state.tick} from {run.checkpoint}")
+    else:
+        state = RunState(fraction=mixture.choose_fraction(effort, reporter))
+        run.save(config, state, mixture.experts, real.fingerprint)
+    _iterate(mixture, run, state, effort, reporter)
+    _save_preview(mixture, run)
+    manifest = write_result(
+        config, real, mixture.experts, mixture.pool, places.target, places.name, state,
+        profile, overwrite,
+    )  # fmt: skip
+    run.checkpoint.unlink()
+    return manifest
+
+
+class Mixture:
+    """Experts at work together. `ticks(fraction)` long; `tick` moves everybody on by one."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Sequence[PartData],
+        pools: Sequence[Pool],
+        profile: Profile,
+    ) -> None:
+        self.config, self.parts, self.pools, self.profile = config, parts, pools, profile
+        self.streams = Streams(config.seed)
+        self.pool = pools[0]
+        self.experts = self._make_experts()
+
+    @classmethod
+    def build(
+        cls, config: RunConfig, real: RealData, home: Path, profile: Profile, reporter: Reporter
+    ) -> "Mixture":
+        """Split the data, load or train the pool(s), make the experts' initial images."""
+        parts = split_parts(
+            real, len(config.methods), config.parts, Streams(config.seed), config.ipc
+        )
+        trained_on = [whole(real)] if config.pool.train_on == "all" else parts
+        pools = []
+        for part in trained_on:
+            reporter.begin("pool of networks", config.pool.networks * config.pool.steps)
+            pools.append(
+                load_pool(
+                    part, config.network, config.width, config.pool, home / "pools", reporter.step
+                )
+            )
+            reporter.end()
+        return cls(config, parts, pools, profile)
+
+    def _make_experts(self) -> list[Expert]:
+        experts = []
+        for e, (method, settings) in enumerate(
+            zip(self.config.methods, self.config.experts, strict=True)
+        ):
+            experts.append(
+                expert_class(method)(
+                    self.parts[e],
+                    settings,
+                    self.pools[e % len(self.pools)],
+                    self.streams.scope("expert", e),
+                    self.profile,
+                )
+            )
+        return experts
+
+    def steps(self, fraction: float) -> list[int]:
+        """Steps of each expert at this fraction of its schedule (at least one)."""
+        return [max(1, round(e.steps * fraction)) if e.steps else 0 for e in self.experts]
+
+    def tick(self, number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
+        """Bring every expert to the progress of tick `number` (from 1); returns log rows."""
+        of = max(steps)
+        rows: list[dict[str, Any]] = []
+        for e, expert in enumerate(self.experts):
+            while expert.done < number * steps[e] // of:
+                losses = expert.step()
+                rows.append({"tick": number, "expert": e, "step": expert.done, **losses})
+                rows[-1]["image_step"] = expert.last_step_norm
+        if self.diverse and number % self.config.diversity.every == 0:
+            streams = self.streams.scope("diversity", number)
+            for row in diversity_step(self.experts, self.pool, self.config.diversity, streams):
+                rows.append({"tick": number, **row})
+        return rows
+
+    @property
+    def diverse(self) -> bool:
+        """Whether the diversity step acts at all."""
+        return len(self.experts) > 1 and self.config.diversity.every > 0
+
+    def choose_fraction(self, effort: Effort, reporter: Reporter) -> float:
+        """The fraction asked for, or the one that fits `max_hours`: a few steps are timed on
+        experts that are thrown away."""
+        if effort.max_hours is None:
+            return effort.fraction
+        if effort.max_hours <= 0:
+            raise UsageError(f"--max-hours {effort.max_hours} given; it must be above 0")
+        spare = Mixture(self.config, self.parts, self.pools, self.profile)
+        seconds = 0.0
+        for expert in spare.experts:
+            if expert.steps:
+                expert.step()
+                began = time.perf_counter()
+                for _ in range(_TIMED_STEPS):
+                    expert.step()
+                seconds += expert.steps * (time.perf_counter() - began) / _TIMED_STEPS
+        if self.diverse:
+            began = time.perf_counter()
+            diversity_step(
+                spare.experts, self.pool, self.config.diversity, self.streams.scope("timing")
+            )
+            ticks = max(expert.steps for expert in self.experts)
+            seconds += ticks / self.config.diversity.every * (time.perf_counter() - began)
+        fraction = min(1.0, effort.max_hours * 3600 / max(seconds, 1e-9))
+        reporter.say(
+            f"the whole schedule takes {seconds / 3600:.2f} h here; {effort.max_hours} h make "
+            f"{fraction:.4g} of it"
+        )
+        return fraction
+
+
+def _iterate(
+    mixture: Mixture, run: RunFolder, state: RunState, effort: Effort, reporter: Reporter
+) -> None:
+    """Tick until the fraction is done, with log, checkpoints and previews."""
+    steps = mixture.steps(state.fraction)
+    total = max(steps)
+    log = JsonLog(run.log, state.log_position)
+    reporter.begin("matching", total, state.tick)
+    began = saved = pictured = time.monotonic()
+    before = state.seconds
+    real = mixture.parts[0].source_fingerprint
+    while state.tick < total:
+        rows = mixture.tick(state.tick + 1, steps)
+        state.tick += 1
+        now = time.monotonic()
+        state.seconds = before + now - began
+        for row in rows:
+            log.write(row)
+        state.losses = (state.losses or {}) | _losses(rows)
+        reporter.step(state.tick, _note(rows))
+        if now - saved >= effort.checkpoint_seconds:
+            state.log_position = log.position()
+            run.save(mixture.config, state, mixture.experts, real)
+            saved = now
+        if now - pictured >= _PREVIEW_SECONDS:
+            _save_preview(mixture, run)
+            pictured = now
+    state.log_position = log.position()
+    log.close()
+    run.save(mixture.config, state, mixture.experts, real)
+    reporter.end()
+
+
+def _losses(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Last losses by `expert.term`, for the manifest."""
+    found = {}
+    for row in rows:
+        if "expert" in row:
+            for term, value in row.items():
+                if term not in ("tick", "expert", "step", "image_step"):
+                    found[f"{row['expert']}.{term}"] = value
+        else:
+            found["diversity.unbiased"] = row["unbiased"]
+    return found
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in _losses(rows).items())
+
+
+def _save_preview(mixture: Mixture, run: RunFolder) -> None:
+    import torch
+
+    images = torch.cat([expert.unit_images() for expert in mixture.experts])
+    labels = torch.cat([expert.labels for expert in mixture.experts])
+    ids = torch.cat(
+        [torch.full_like(expert.labels, e) for e, expert in enumerate(mixture.experts)]
+    )
+    preview_grid(images, labels, ids, list(mixture.parts[0].classes), run.preview)

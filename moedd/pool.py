@@ -1,0 +1,183 @@
+"""The pool: networks trained on real data for a few epochs, kept at ages spread over training.
+
+Source: method step 1 ("pretrain and store several networks on T"). IDM matches features under
+them, IDC gradients, and the diversity step takes its features from them. A pool is trained once and
+cached under `$MOEDD_HOME/pools/KEY`, where KEY covers the real data, the network and the recipe.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from moedd.checkpoint import load_checkpoint, save_checkpoint
+from moedd.networks import Network, build_network
+from moedd.parts import PartData
+from moedd.streams import Streams
+from moedd.train import Recipe, Trainer, accuracy, shuffled_batches
+
+_METER_IMAGES = 1024
+OnStep = Callable[[int, int], None]
+
+
+class PoolConfig(BaseModel):
+    """How the pool is trained. The recipe is IDC's for its networks, at ages that IDM uses too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    networks: int = Field(3, ge=1, description="networks trained from scratch")
+    steps: int = Field(2000, ge=1, description="training steps of each")
+    every: int = Field(200, ge=1, description="a checkpoint every so many steps")
+    batch: int = Field(64, ge=1, description="real images per step")
+    lr: float = Field(0.01, gt=0, description="SGD step size")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="SGD weight decay")
+    augment: Literal["color_crop", "none"] = Field(
+        "color_crop", description="augmentation of the real images"
+    )
+    cutmix: float = Field(0.5, ge=0, le=1, description="probability of CutMix per batch")
+    train_on: Literal["all", "part"] = Field(
+        "all", description="one pool on T for all experts, or one per expert on its part"
+    )
+    seed: int = Field(0, description="seed of the pool, apart from the run's: pools are shared")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredNetwork:
+    """Parameters by name, and how good they are: accuracy in percent on plain real images."""
+
+    parameters: dict[str, Tensor]
+    accuracy_percent: float
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Stored networks of one architecture. `network` is called functionally with any of them."""
+
+    network: Network
+    stored: tuple[StoredNetwork, ...]
+    key: str
+
+    def draw(self, generator: torch.Generator) -> StoredNetwork:
+        """One stored network, uniformly."""
+        return self.stored[int(torch.randint(len(self.stored), (), generator=generator))]
+
+
+def network_recipe(config: PoolConfig) -> Recipe:
+    """The training recipe that a pool's settings describe."""
+    return Recipe(
+        name="pool",
+        passes=0,
+        batch=config.batch,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        augment="none" if config.augment == "none" else "idc",
+        families=tuple(config.augment.split("_")) if config.augment != "none" else (),
+        cutmix=config.cutmix,
+    )
+
+
+def pool_key(part: PartData, network: Network, width: int, config: PoolConfig) -> str:
+    """What a pool is cached under: a digest of data, network and recipe."""
+    spec: dict[str, Any] = {
+        "format": 1,
+        "data": part.fingerprint,
+        "network": [network.name, width, network.channels, network.classes, network.size],
+        "recipe": config.model_dump(exclude={"train_on"}),
+    }
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_pool(
+    part: PartData,
+    network_name: str,
+    width: int,
+    config: PoolConfig,
+    folder: Path,
+    on_step: OnStep | None = None,
+) -> Pool:
+    """The pool of these settings from `folder`, training what is not there yet.
+
+    `on_step(done, of)` is called after every training step. A killed call goes on with the first
+    network that is not whole; two calls at once wait for each other.
+    """
+    channels, height, width_px = part.shape
+    size = (height, width_px)
+    template = build_network(
+        network_name, channels=channels, classes=len(part.classes), size=size, width=width
+    )
+    key = pool_key(part, template, width, config)
+    place = folder / key
+    place.mkdir(parents=True, exist_ok=True)
+    stored: list[StoredNetwork] = []
+    with FileLock(place / "lock"):
+        for n in range(config.networks):
+            path = place / f"network-{n:02d}.safetensors"
+            if not path.exists():
+                _train_one(part, network_name, width, config, n, path, on_step)
+            stored += _read_one(path)
+    for parameter in template.parameters():
+        parameter.requires_grad_(False)
+    return Pool(template, tuple(stored), key)
+
+
+def _train_one(
+    part: PartData,
+    network_name: str,
+    width: int,
+    config: PoolConfig,
+    n: int,
+    path: Path,
+    on_step: OnStep | None,
+) -> None:
+    streams = Streams(config.seed).scope("pool", n)
+    channels, height, width_px = part.shape
+    network = build_network(
+        network_name,
+        channels=channels,
+        classes=len(part.classes),
+        size=(height, width_px),
+        width=width,
+        generator=streams.generator("init"),
+    )
+    trainer = Trainer(network, network_recipe(config), streams, part.flip)
+    batches = shuffled_batches(len(part.labels), config.batch, streams)
+    meter = torch.randperm(len(part.labels), generator=streams.generator("meter"))[:_METER_IMAGES]
+    tensors: dict[str, Tensor] = {}
+    ages: list[dict[str, float]] = []
+    for step in range(1, config.steps + 1):
+        rows = next(batches)
+        trainer.step(part.normalized(rows), part.labels[rows])
+        if step % config.every == 0 or step == config.steps:
+            right = accuracy(network, meter, part.labels[meter], part.normalized)
+            for name, parameter in network.named_parameters():
+                tensors[f"{len(ages)}.{name}"] = parameter.detach().clone()
+            ages.append({"steps": step, "accuracy_percent": 100 * right})
+        if on_step is not None:
+            on_step(n * config.steps + step, config.networks * config.steps)
+    save_checkpoint(path, tensors, {"ages": ages})
+
+
+def _read_one(path: Path) -> list[StoredNetwork]:
+    tensors, meta = load_checkpoint(path)
+    return [
+        StoredNetwork(
+            {
+                name.split(".", 1)[1]: tensor
+                for name, tensor in tensors.items()
+                if name.split(".", 1)[0] == str(index)
+            },
+            age["accuracy_percent"],
+            age["steps"],
+        )
+        for index, age in enumerate(meta["ages"])
+    ]

@@ -1,0 +1,119 @@
+"""The state of a run on disk: `$MOEDD_HOME/runs/NAME` with checkpoint, log and preview.
+
+    runs/NAME/checkpoint.safetensors   everything to go on, written atomically
+    runs/NAME/log.jsonl                losses and norms, one line per tick
+    runs/NAME/preview.png              the images as they are now
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moedd_loaders.errors import ConflictError, UsageError
+from torch import Tensor
+
+from moedd.checkpoint import load_checkpoint, save_checkpoint
+from moedd.config import RunConfig
+from moedd.experts import Expert
+
+
+@dataclass
+class RunState:
+    """How far a run is. `fraction` of the schedule; `tick` of the longest expert's steps done."""
+
+    fraction: float
+    tick: int = 0
+    log_position: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] | None = None
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.safetensors"
+        self.log = folder / "log.jsonl"
+        self.preview = folder / "preview.png"
+
+    def prepare(self, config: RunConfig, resume: bool, overwrite: bool) -> bool:
+        """Make the folder ready; True if there is a checkpoint to go on from.
+
+        Raises ConflictError: an unfinished run and neither `resume` nor `overwrite`. UsageError:
+        the checkpoint is of another configuration.
+        """
+        if self.checkpoint.exists() and not resume:
+            if not overwrite:
+                raise ConflictError(
+                    f"an unfinished run lies in {self.folder}: go on with it by --resume, or start "
+                    "anew with --overwrite"
+                )
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            return False
+        _, meta = load_checkpoint(self.checkpoint)
+        if meta["digest"] != config.digest():
+            raise UsageError(
+                f"the checkpoint {self.checkpoint} is of another configuration "
+                f"({_difference(meta['config'], config)}): resume with the settings it was "
+                "started with, or start anew with --overwrite"
+            )
+        return True
+
+    def save(
+        self, config: RunConfig, state: RunState, experts: Sequence[Expert], real: str
+    ) -> None:
+        """Write the checkpoint: every expert's state and the run's position."""
+        tensors: dict[str, Tensor] = {}
+        for e, expert in enumerate(experts):
+            for name, tensor in expert.state_dict().items():
+                tensors[f"{e}/{name}"] = tensor
+        meta: dict[str, Any] = {
+            "digest": config.digest(),
+            "config": config.model_dump(mode="json"),
+            "data": real,
+            **vars(state),
+        }
+        save_checkpoint(self.checkpoint, tensors, meta)
+
+    def load(self, experts: Sequence[Expert], real: str) -> RunState:
+        """Put the checkpoint's state into the experts. Other real data are a UsageError."""
+        tensors, meta = load_checkpoint(self.checkpoint)
+        if meta["data"] != real:
+            raise UsageError(
+                f"the checkpoint {self.checkpoint} was made from other real data than those given "
+                f"(fingerprint {meta['data'][:19]}..., now {real[:19]}...): give the same data, or "
+                "start anew with --overwrite"
+            )
+        for e, expert in enumerate(experts):
+            own = f"{e}/"
+            expert.load_state_dict(
+                {name[len(own) :]: t for name, t in tensors.items() if name.startswith(own)}
+            )
+        return RunState(**{name: meta[name] for name in RunState.__dataclass_fields__})
+
+
+def _difference(before: dict[str, Any], config: RunConfig) -> str:
+    """The first setting that differs, as `key: was a, is b`."""
+    old, new = _flat(before), _flat(config.model_dump(mode="json"))
+    for key in [*old, *new]:
+        if old.get(key) != new.get(key) and key.split(".")[0] not in ("data_path", "evaluation"):
+            return f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+    return "settings of another version of moedd"
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(plain, dict):
+        items: list[tuple[str, Any]] = [(str(k), v) for k, v in plain.items()]
+    elif isinstance(plain, list):
+        items = [(str(n), v) for n, v in enumerate(plain)]
+    else:
+        return {prefix: plain}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

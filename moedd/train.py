@@ -1,0 +1,152 @@
+"""Training a network: one step, shared by the pool, live networks and evaluation.
+
+A `Recipe` says how; recipes of published evaluation protocols are in `protocols.py`.
+Order of one batch (as torchvision, timm and IDC do it): decode, normalise, augment every image,
+then mix. CutMix and cross-expert fusion are alternatives per batch, never stacked.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moedd.augment import (
+    apply_cutmix,
+    apply_draw,
+    cutmix_loss,
+    draw_cutmix,
+    draw_dsa,
+    draw_idc,
+    select_families,
+)
+from moedd.networks import Network
+from moedd.streams import Streams
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
+
+    `passes` over the data in shuffled batches of `batch` (the last one ragged); after epoch index
+    e in `decay` the learning rate is multiplied by its factor, and the momentum is lost where
+    `reset` says so. `augment` combines `families`: `dsa` applies one of them per batch, `idc`
+    colour, flip and cutout always and one of the rest. `cutmix` is its probability per batch.
+    """
+
+    name: str
+    passes: int
+    batch: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay: tuple[tuple[int, float], ...] = ()
+    reset: bool = False
+    augment: Literal["dsa", "idc", "none"] = "none"
+    families: tuple[str, ...] = ()
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMix:
+    """How a batch is fused: `partners` (M, C, H, W) are augmented with the batch, then `blend`
+    takes all B + M augmented images and gives (images (B, C, H, W), labels (B, classes))."""
+
+    partners: Tensor
+    blend: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Trainer:
+    """A network, its SGD state and the draws of its recipe; `step` trains on one batch."""
+
+    def __init__(self, network: Network, recipe: Recipe, streams: Streams, flip: bool) -> None:
+        self.network, self.recipe, self.streams = network, recipe, streams
+        self.families = select_families(recipe.families, flip=flip)
+        self.lr = recipe.lr
+        self.steps = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """A fresh optimiser at the current learning rate."""
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.lr,
+            momentum=self.recipe.momentum,
+            weight_decay=self.recipe.weight_decay,
+        )
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The recipe's augmentation with parameters per image."""
+        if self.recipe.augment == "none" or not self.families:
+            return images
+        channels, height, width = images.shape[1:]
+        draw = (draw_dsa if self.recipe.augment == "dsa" else draw_idc)(
+            generator, len(images), (channels, height, width), self.families, shared=False
+        )
+        return apply_draw(images, draw)
+
+    def step(self, images: Tensor, labels: Tensor, mix: BatchMix | None = None) -> Tensor:
+        """Train on normalised images (B, C, H, W) and labels (B,) or (B, K); returns the loss."""
+        generator = self.streams.generator("batch", self.steps)
+        boxed = self.recipe.cutmix > 0 and (
+            float(torch.rand((), generator=generator)) < self.recipe.cutmix
+        )
+        if mix is not None and not boxed:
+            images, labels = mix.blend(
+                self.augment(torch.cat([images, mix.partners]), generator)
+            )
+        else:
+            images = self.augment(images, generator)
+        if boxed:
+            cut = draw_cutmix(generator, len(images), tuple(images.shape[2:]))
+            loss = cutmix_loss(self.network(apply_cutmix(images, cut)), labels, cut)
+        else:
+            loss = F.cross_entropy(self.network(images), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+        return loss.detach()
+
+    def after_epoch(self, epoch: int) -> None:
+        """Apply the recipe's learning-rate decay after the epoch with this index."""
+        for at, factor in self.recipe.decay:
+            if at == epoch:
+                self.lr *= factor
+                if self.recipe.reset:
+                    self.restart()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.lr
+
+
+def shuffled_batches(n: int, batch: int, streams: Streams, start: int = 0) -> Iterator[Tensor]:
+    """Rows of one batch after the other, for ever: shuffled every epoch, ragged tail kept.
+
+    `start` is the number of batches that were served before: the same rows come again.
+    """
+    per_epoch = -(-n // batch)
+    epoch, skip = divmod(start, per_epoch)
+    while True:
+        order = torch.randperm(n, generator=streams.generator("epoch", epoch))
+        for rows in order.split(batch)[skip:]:
+            yield rows
+        epoch, skip = epoch + 1, 0
+
+
+@torch.no_grad()
+def accuracy(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    batch: int = 500,
+) -> float:
+    """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8) into network input."""
+    network.eval()
+    right = 0
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+        right += int((network(prepare(x)).argmax(1) == y).sum())
+    network.train()
+    return right / len(labels)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import factories
+import torch
+import yaml
+from moedd_loaders.decode import decode
+from moedd_loaders.manifest import Manifest, NoDecode, TilesDecode
+from moedd_publish.card import render_card
+
+
+def parts(card: str) -> tuple[dict[str, Any], str, list[str]]:
+    _, front, body = card.split("---\n", 2)
+    snippets = re.findall(r"```python\n(.*?)```", body, re.S)
+    return yaml.safe_load(front), body, snippets
+
+
+def change(manifest: Manifest, **fields: Any) -> Manifest:
+    source = manifest.source.model_copy(update=fields)
+    return manifest.model_copy(update={"source": source})
+
+
+def test_metadata(tmp_path: Path) -> None:
+    manifest = factories.make_set(tmp_path / "s", rows_per_shard=4)
+    front, _, _ = parts((tmp_path / "s" / "README.md").read_text())
+    assert front["license"] == "mit"
+    assert front["size_categories"] == ["n<1K"]
+    assert front["source_datasets"] == ["someone/toy"]
+    assert "dataset_info" not in front
+    default, by_expert = front["configs"]
+    assert default["default"] is True
+    paths = [p for split in by_expert["data_files"] for p in split["path"]]
+    assert [split["split"] for split in by_expert["data_files"]] == ["expert_0", "expert_1"]
+    assert paths == sorted(name for name in manifest.files if name.endswith(".parquet"))
+    named = parts(render_card(change(manifest, license="CIFAR terms", hub_id=None)))[0]
+    assert (named["license"], named["license_name"]) == ("other", "CIFAR terms")
+    assert "source_datasets" not in named
+
+
+def test_tiles_are_warned_about_at_the_top(tmp_path: Path) -> None:
+    factories.make_set(tmp_path / "s")
+    _, body, _ = parts((tmp_path / "s" / "README.md").read_text())
+    assert body.index("The images are tiles") < body.index("## ")
+    assert "Expert 0 stores several small images" in body
+    factories.make_set(tmp_path / "all", rules=(factories.ROW_TILES,) * 2)
+    assert "All experts store several" in (tmp_path / "all" / "README.md").read_text()
+    factories.make_set(tmp_path / "plain", rules=(NoDecode(),))
+    assert "tiles" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_the_snippets_run_and_read_the_set(tmp_path: Path) -> None:
+    folder = tmp_path / "toy-idm-2x2"
+    manifest = factories.make_set(folder, shape=(3, 7, 10), rows_per_shard=5)
+    body = (folder / "README.md").read_text().replace("path/to/toy-idm-2x2", str(folder))
+    _, _, snippets = parts(body)
+    assert len(snippets) == 5
+    _, with_datasets, with_webdataset, with_safetensors, with_decode = snippets
+    space: dict[str, Any] = {}
+    # The default cache is for users; a test must not fill it.
+    exec(with_datasets.replace('", split', f'", cache_dir={str(tmp_path)!r}, split'), space)
+    for snippet in (with_webdataset, with_safetensors, with_decode):
+        exec(snippet, space)
+    assert len(space["rows"]) == manifest.budget.images == len(list(space["samples"]))
+    images = space["tensors"]["images"]
+    for order in ("row-major", "column-major"):
+        mine = space["decode"](images, 3, order == "column-major", space["mean"])
+        ours = decode(images, TilesDecode(factor=3, order=order), manifest.source.mean)
+        torch.testing.assert_close(mine, ours)
+
+
+def test_the_three_lines_fit_the_set(tmp_path: Path) -> None:
+    factories.make_set(tmp_path / "two")
+    factories.make_set(tmp_path / "one", rules=(NoDecode(),))
+    assert 'load_distilled("path/to/two", fuse="mixup")' in (tmp_path / "two/README.md").read_text()
+    assert 'load_distilled("path/to/one")' in (tmp_path / "one" / "README.md").read_text()
+
+
+def test_source_and_counts_are_told(tmp_path: Path) -> None:
+    source_rows = factories.make_rows(factories.make_source(), [1, 2, 3], factories.ROW_TILES)
+    factories.make_set(tmp_path / "s", experts=[source_rows])
+    body = (tmp_path / "s" / "README.md").read_text()
+    assert "| 0 | idm | 1 to 3 | 4 to 12 | 2 x 2 tiles, row-major | unit |" in body
+    assert "Licence of the source: **mit**" in body
+    assert "6 images of (3, 8, 8)" in body
+    assert "$" not in body
