@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import Manifest
 from moedd_publish.preview import preview_grid
@@ -113,13 +114,9 @@ class Mixture:
         trained_on = [whole(real)] if config.pool.train_on == "all" else parts
         pools = []
         for part in trained_on:
-            reporter.begin("pool of networks", config.pool.networks * config.pool.steps)
             pools.append(
-                load_pool(
-                    part, config.network, config.width, config.pool, home / "pools", reporter.step
-                )
+                load_pool(part, config.network, config.width, config.pool, home / "pools", reporter)
             )
-            reporter.end()
         return cls(config, parts, pools, profile)
 
     def _make_experts(self) -> list[Expert]:
@@ -244,11 +241,7 @@ def _note(rows: list[dict[str, Any]]) -> str:
 
 
 def _save_preview(mixture: Mixture, run: RunFolder) -> None:
-    import torch
-
     images = torch.cat([expert.unit_images() for expert in mixture.experts])
     labels = torch.cat([expert.labels for expert in mixture.experts])
-    ids = torch.cat(
-        [torch.full_like(expert.labels, e) for e, expert in enumerate(mixture.experts)]
-    )
+    ids = torch.cat([torch.full_like(expert.labels, e) for e, expert in enumerate(mixture.experts)])
     preview_grid(images, labels, ids, list(mixture.parts[0].classes), run.preview)

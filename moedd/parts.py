@@ -105,9 +105,7 @@ def whole(real: RealData) -> PartData:
     return _part(real, shares, "all", 1, 0)
 
 
-def _part(
-    real: RealData, shares: list[Tensor], rule: PartRule, of: int, index: int
-) -> PartData:
+def _part(real: RealData, shares: list[Tensor], rule: PartRule, of: int, index: int) -> PartData:
     chosen = torch.cat(shares)
     digest = hashlib.sha256(real.fingerprint.encode())
     digest.update(chosen.numpy().astype("<i8").tobytes())

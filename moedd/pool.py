@@ -7,7 +7,6 @@ cached under `$MOEDD_HOME/pools/KEY`, where KEY covers the real data, the networ
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +19,11 @@ from torch import Tensor
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, build_network
 from moedd.parts import PartData
+from moedd.progress import Reporter
 from moedd.streams import Streams
-from moedd.train import Recipe, Trainer, accuracy, shuffled_batches
+from moedd.train import Fetch, Recipe, Trainer, accuracy, shuffled_batches
 
 _METER_IMAGES = 1024
-OnStep = Callable[[int, int], None]
 
 
 class PoolConfig(BaseModel):
@@ -33,8 +32,8 @@ class PoolConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     networks: int = Field(3, ge=1, description="networks trained from scratch")
-    steps: int = Field(2000, ge=1, description="training steps of each")
-    every: int = Field(200, ge=1, description="a checkpoint every so many steps")
+    steps: int = Field(1500, ge=1, description="training steps of each")
+    every: int = Field(150, ge=1, description="a checkpoint every so many steps")
     batch: int = Field(64, ge=1, description="real images per step")
     lr: float = Field(0.01, gt=0, description="SGD step size")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
@@ -86,6 +85,11 @@ def network_recipe(config: PoolConfig) -> Recipe:
     )
 
 
+def real_batch(part: PartData, rows: Tensor) -> Fetch:
+    """One batch of real images, for a trainer."""
+    return lambda augment, _: (augment(part.normalized(rows)), part.labels[rows])
+
+
 def pool_key(part: PartData, network: Network, width: int, config: PoolConfig) -> str:
     """What a pool is cached under: a digest of data, network and recipe."""
     spec: dict[str, Any] = {
@@ -103,12 +107,12 @@ def load_pool(
     width: int,
     config: PoolConfig,
     folder: Path,
-    on_step: OnStep | None = None,
+    reporter: Reporter | None = None,
 ) -> Pool:
     """The pool of these settings from `folder`, training what is not there yet.
 
-    `on_step(done, of)` is called after every training step. A killed call goes on with the first
-    network that is not whole; two calls at once wait for each other.
+    A killed call goes on with the first network that is not whole; two calls at once wait for each
+    other.
     """
     channels, height, width_px = part.shape
     size = (height, width_px)
@@ -119,11 +123,14 @@ def load_pool(
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     stored: list[StoredNetwork] = []
+    told = reporter or Reporter(quiet=True)
     with FileLock(place / "lock"):
         for n in range(config.networks):
             path = place / f"network-{n:02d}.safetensors"
             if not path.exists():
-                _train_one(part, network_name, width, config, n, path, on_step)
+                _train_one(
+                    part, network_name, width, config, n, path, reporter or Reporter(quiet=True)
+                )
             stored += _read_one(path)
     for parameter in template.parameters():
         parameter.requires_grad_(False)
@@ -137,7 +144,7 @@ def _train_one(
     config: PoolConfig,
     n: int,
     path: Path,
-    on_step: OnStep | None,
+    reporter: Reporter,
 ) -> None:
     streams = Streams(config.seed).scope("pool", n)
     channels, height, width_px = part.shape
@@ -152,18 +159,18 @@ def _train_one(
     trainer = Trainer(network, network_recipe(config), streams, part.flip)
     batches = shuffled_batches(len(part.labels), config.batch, streams)
     meter = torch.randperm(len(part.labels), generator=streams.generator("meter"))[:_METER_IMAGES]
+    reporter.begin(f"pool network {n + 1}/{config.networks}", config.steps)
     tensors: dict[str, Tensor] = {}
     ages: list[dict[str, float]] = []
     for step in range(1, config.steps + 1):
-        rows = next(batches)
-        trainer.step(part.normalized(rows), part.labels[rows])
+        trainer.step(real_batch(part, next(batches)))
         if step % config.every == 0 or step == config.steps:
             right = accuracy(network, meter, part.labels[meter], part.normalized)
             for name, parameter in network.named_parameters():
                 tensors[f"{len(ages)}.{name}"] = parameter.detach().clone()
             ages.append({"steps": step, "accuracy_percent": 100 * right})
-        if on_step is not None:
-            on_step(n * config.steps + step, config.networks * config.steps)
+        reporter.step(step)
+    reporter.end()
     save_checkpoint(path, tensors, {"ages": ages})
 
 

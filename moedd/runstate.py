@@ -1,8 +1,8 @@
 """The state of a run on disk: `$MOEDD_HOME/runs/NAME` with checkpoint, log and preview.
 
-    runs/NAME/checkpoint.safetensors   everything to go on, written atomically
-    runs/NAME/log.jsonl                losses and norms, one line per tick
-    runs/NAME/preview.png              the images as they are now
+runs/NAME/checkpoint.safetensors   everything to go on, written atomically
+runs/NAME/log.jsonl                losses and norms, one line per tick
+runs/NAME/preview.png              the images as they are now
 """
 
 import shutil

@@ -49,13 +49,10 @@ class Recipe:
     cutmix: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class BatchMix:
-    """How a batch is fused: `partners` (M, C, H, W) are augmented with the batch, then `blend`
-    takes all B + M augmented images and gives (images (B, C, H, W), labels (B, classes))."""
-
-    partners: Tensor
-    blend: Callable[[Tensor], tuple[Tensor, Tensor]]
+Augment = Callable[[Tensor], Tensor]
+Fetch = Callable[[Augment, bool], tuple[Tensor, Tensor]]
+"""`fetch(augment, plain)` gives one batch in normalised space: images float32 (B, C, H, W) that
+went through `augment`, and labels (B,) int64 or (B, K) float; with `plain` it must not fuse."""
 
 
 class Trainer:
@@ -87,20 +84,15 @@ class Trainer:
         )
         return apply_draw(images, draw)
 
-    def step(self, images: Tensor, labels: Tensor, mix: BatchMix | None = None) -> Tensor:
-        """Train on normalised images (B, C, H, W) and labels (B,) or (B, K); returns the loss."""
+    def step(self, fetch: Fetch) -> Tensor:
+        """Train on one batch; returns the loss, detached."""
         generator = self.streams.generator("batch", self.steps)
         boxed = self.recipe.cutmix > 0 and (
             float(torch.rand((), generator=generator)) < self.recipe.cutmix
         )
-        if mix is not None and not boxed:
-            images, labels = mix.blend(
-                self.augment(torch.cat([images, mix.partners]), generator)
-            )
-        else:
-            images = self.augment(images, generator)
+        images, labels = fetch(lambda x: self.augment(x, generator), boxed)
         if boxed:
-            cut = draw_cutmix(generator, len(images), tuple(images.shape[2:]))
+            cut = draw_cutmix(generator, len(images), (images.shape[2], images.shape[3]))
             loss = cutmix_loss(self.network(apply_cutmix(images, cut)), labels, cut)
         else:
             loss = F.cross_entropy(self.network(images), labels)
@@ -130,8 +122,7 @@ def shuffled_batches(n: int, batch: int, streams: Streams, start: int = 0) -> It
     epoch, skip = divmod(start, per_epoch)
     while True:
         order = torch.randperm(n, generator=streams.generator("epoch", epoch))
-        for rows in order.split(batch)[skip:]:
-            yield rows
+        yield from order.split(batch)[skip:]
         epoch, skip = epoch + 1, 0
 
 

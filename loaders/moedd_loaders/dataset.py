@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moedd_loaders.blend import blend_images, blend_labels
+from moedd_loaders.checks import check_batch
 from moedd_loaders.draws import Draws
 from moedd_loaders.errors import UsageError
-from moedd_loaders.fuse import ExpertMix, MixPlan, check_batch
+from moedd_loaders.fuse import ExpertMix, MixPlan
 from moedd_loaders.partners import Groups, Ints
 from moedd_loaders.served import Served
 
@@ -108,7 +109,8 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         self.fuse = fuse
         # Without a transform normalising commutes with everything after it: done once, here.
         self.images = self.normalized(images) if normalize and transform is None else images
-        self._labels, self._experts = labels.cpu().numpy(), experts.cpu().numpy()
+        # Copies, not views: handing a tensor to a spawned worker moves its memory and frees the old.
+        self._labels, self._experts = (part.cpu().numpy().copy() for part in (labels, experts))
         self.served_counts = Served(len(images))
         if self.mix is not None:
             by_class = self.mix.same_class

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moedd_loaders.blend import blend_images, blend_labels
+from moedd_loaders.checks import check_batch
 from moedd_loaders.draws import BOX_X, BOX_Y, SPARE, SWITCH, Draws, dirichlet
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.partners import Bools, Groups, Ints
@@ -32,7 +33,6 @@ __all__ = [
     "MixInfo",
     "MixPlan",
     "Pool",
-    "check_batch",
     "hard_classes",
 ]
 
@@ -185,6 +185,16 @@ class ExpertMix(torch.nn.Module):
         mode, op = FUSE_MODES[fuse]
         return cls(num_classes, mode=mode, op=op, **settings)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator pickles its state as a tensor that is gone before a spawned process opens it.
+        state = self.__dict__.copy()
+        state["generator"] = self.generator.get_state().numpy().tobytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8)
+        super().__setstate__({**state, "generator": torch.Generator().set_state(saved)})
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
 
@@ -334,50 +344,6 @@ class ExpertMix(torch.nn.Module):
 def hard_classes(labels: Tensor) -> Ints:
     """(R,) int64 on the host: the labels, or the class of the maximum of soft labels."""
     return _numpy(labels if labels.dim() == 1 else labels.argmax(1))
-
-
-def check_batch(
-    images: Tensor, labels: Tensor, experts: Tensor, num_classes: int | None, what: str
-) -> int:
-    """Refuse what cannot be meant; returns the number of classes."""
-    if not images.is_floating_point():
-        raise UsageError(
-            f"the {what} holds {images.dtype} images, expected floats in [0, 1]: divide by 255"
-        )
-    if images.dim() != 4 or len(images) == 0:
-        raise UsageError(
-            f"the {what}'s images have shape {tuple(images.shape)}, expected (B, C, H, W), B >= 1"
-        )
-    if labels.dim() not in (1, 2) or len(labels) != len(images):
-        raise UsageError(
-            f"the {what}'s labels have shape {tuple(labels.shape)} for {len(images)} images, "
-            "expected (B,) integers or (B, classes) floats"
-        )
-    if experts.shape != images.shape[:1] or experts.is_floating_point():
-        raise UsageError(
-            f"the {what}'s expert ids have shape {tuple(experts.shape)} and dtype {experts.dtype}, "
-            f"expected ({len(images)},) integers"
-        )
-    if labels.dim() == 2:
-        if not labels.is_floating_point() or num_classes not in (None, labels.shape[1]):
-            raise UsageError(
-                f"the {what}'s labels are {labels.dtype} of shape {tuple(labels.shape)}, expected "
-                f"floats of shape ({len(images)}, {num_classes or 'classes'})"
-            )
-        return labels.shape[1]
-    if labels.is_floating_point() or num_classes is None:
-        raise UsageError(
-            f"the {what}'s labels are one {labels.dtype} per image and num_classes is "
-            f"{num_classes}, expected integers and a known num_classes: "
-            "pass ExpertMix(num_classes=...)"
-        )
-    low, high = (int(value) for value in labels.aminmax())
-    if low < 0 or high >= num_classes:
-        raise UsageError(
-            f"the {what} has labels from {low} to {high}, expected 0 to {num_classes - 1}: "
-            "is num_classes right?"
-        )
-    return num_classes
 
 
 def _join_labels(labels: Tensor, others: Tensor, num_classes: int) -> Tensor:

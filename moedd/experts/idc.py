@@ -70,7 +70,7 @@ class IDCConfig(ExpertConfig):
             row = {"train_images": 500}
         elif data not in ("cifar10", "cifar100"):
             row = {"base_side": shape[1]}
-        return cls(ipc=ipc, steps=200_000, **row)  # type: ignore[arg-type]
+        return cls(ipc=ipc, steps=200_000, **row)
 
 
 class IDCIConfig(IDCConfig):
@@ -148,9 +148,7 @@ class IDC(Expert):
         self.optimizer.before(c, rows)
         real = normalize(self.part.unit(self._real_rows(c)), self.part.mean, self.part.std)
         names = _MATCH_AUGMENT if self.config.match_cutout else _MATCH_AUGMENT[:2]
-        draw = draw_idc(
-            streams.generator("augment"), 1, self.part.shape, names, shared=True
-        )
+        draw = draw_idc(streams.generator("augment"), 1, self.part.shape, names, shared=True)
         kept = self._kept(streams.generator("keep"))
         target = self._network_gradient(parameters, apply_draw(real, draw), c)
 

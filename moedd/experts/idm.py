@@ -61,7 +61,7 @@ class IDMConfig(ExpertConfig):
             row["batch_real"] = 5000
         elif ipc > 30 or (data == "cifar100" and ipc > 1):
             row["ce_weight"] = 0.1
-        return cls(ipc=ipc, steps=20_000, **row)  # type: ignore[arg-type]
+        return cls(ipc=ipc, steps=20_000, **row)
 
 
 class PlainIDMConfig(IDMConfig):

@@ -1,4 +1,4 @@
-"""A network that is trained on real data while images are matched under it (IDC's published form)."""
+"""A network trained on real data while images are matched under it: the published IDC form."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moedd.networks import build_network
 from moedd.parts import PartData
-from moedd.pool import Pool, PoolConfig, network_recipe
+from moedd.pool import Pool, PoolConfig, network_recipe, real_batch
 from moedd.streams import Streams
 from moedd.train import Trainer, shuffled_batches
 
@@ -57,8 +57,7 @@ class LiveNetwork:
         n = len(self.part.labels)
         batches = shuffled_batches(n, self.config.batch, self.streams, done * self.per_step)
         for _ in range(self.per_step):
-            rows = next(batches)
-            self.trainer.step(self.part.normalized(rows), self.part.labels[rows])
+            self.trainer.step(real_batch(self.part, next(batches)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters, momenta and position; empty before the first use."""

@@ -1,4 +1,4 @@
-"""DataLoader truths: any worker count, persistent or not, forked or spawned, give the same draws."""
+"""DataLoader truths: any worker count, persistent or not, forked or spawned: the same draws."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_without_workers_every_epoch_differs(reference: list[Epoch]) -> None:
 @pytest.mark.parametrize("batch_size", [None, 1, 7, N + 1])
 def test_batch_size_does_not_matter(reference: list[Epoch], batch_size: int | None) -> None:
     if batch_size is None:  # no automatic batching: one item at a time
-        items = [list(DataLoader(ds, batch_size=None)) for ds in [dataset()]]
-        got = [(torch.stack([x for x, _ in e]), torch.stack([y for _, y in e])) for e in items]
+        images, labels = zip(*DataLoader(dataset(), batch_size=None), strict=True)
+        got = [(torch.stack(images), torch.stack(labels))]
     else:
         got = list(epochs(DataLoader(dataset(), batch_size=batch_size), 1))
     assert same(got, reference[:1])

@@ -231,6 +231,14 @@ def test_pickles_and_deep_copies_go_on_alike_but_count_for_themselves() -> None:
     assert not torch.equal(epoch(ds)[0], want)
 
 
+def test_nothing_views_memory_that_torch_moves_when_it_shares_a_tensor() -> None:
+    ds = memory(fuse=ExpertMix(3, same_class=True))
+    arrays = [ds._labels, ds._experts, *vars(ds._groups).values()]
+    for array in [part for part in arrays if isinstance(part, np.ndarray)]:
+        for tensor in (ds.labels, ds.experts):
+            assert not np.shares_memory(array, tensor.numpy())
+
+
 def test_partner_is_transformed_too_and_then_mixed() -> None:
     # x -> x**2 does not commute with mixing: the order shows.
     ds = memory(fuse="mixup", transform=lambda x: x**2)

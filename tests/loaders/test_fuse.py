@@ -299,9 +299,8 @@ def test_dirichlet_takes_one_image_of_every_expert() -> None:
     taken = torch.cat([experts[:, None], experts[info.partner]], dim=1)
     assert torch.equal(taken.sort(1).values, torch.arange(4).expand(3000, 4))
     rows = torch.cat([torch.arange(3000)[:, None], info.partner], dim=1).double()
-    torch.testing.assert_close(
-        mixed[:, 0, 0, 0].double(), (rows * info.weights).sum(1), rtol=1e-6, atol=0
-    )
+    want = (rows * info.weights).sum(1)
+    torch.testing.assert_close(mixed[:, 0, 0, 0].double(), want, rtol=1e-6, atol=0)
     # Each weight of Dirichlet(1, 1, 1, 1) is Beta(1, 3): mean 1/4, variance 3/80.
     np.testing.assert_allclose(info.weights.mean(0), 0.25, atol=0.015)
     np.testing.assert_allclose(info.weights.var(0), 3 / 80, rtol=0.1)

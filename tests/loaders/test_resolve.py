@@ -46,9 +46,10 @@ def test_folder_then_home_then_bundled(places: Path) -> None:
     assert resolve("toy-idm-1x2").folder == mine
     assert resolve("toy-idm-1x2").origin == "home"
     # An unfinished folder of that name here does not hide it; a whole set does.
-    (places / "here" / "toy-idm-1x2").mkdir()
+    unfinished = places / "here" / "toy-idm-1x2"
+    unfinished.mkdir()
     assert resolve("toy-idm-1x2").origin == "home"
-    put(places / "here" / "toy-idm-1x2" / "x" / "..")
+    (unfinished / "moedd.json").write_text("{}")
     found = resolve("toy-idm-1x2")
     assert found.origin == "folder"
     assert found.folder.resolve() == places / "here" / "toy-idm-1x2"

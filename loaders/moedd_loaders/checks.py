@@ -1,0 +1,64 @@
+"""What a batch of images, labels and expert ids must look like."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from moedd_loaders.errors import UsageError
+
+__all__ = ["check_batch"]
+
+
+def check_batch(
+    images: Tensor, labels: Tensor, experts: Tensor, num_classes: int | None, what: str
+) -> int:
+    """Refuse a batch, pool or data set that cannot be meant; returns the number of classes.
+
+    Args:
+        images: should be (B, C, H, W) float, B >= 1.
+        labels: should be (B,) integers in [0, num_classes) or (B, num_classes) floats.
+        experts: should be (B,) integers.
+        num_classes: None if only the labels know.
+        what: what to call it in the message.
+
+    Raises:
+        UsageError: it is not so.
+    """
+    if not images.is_floating_point():
+        raise UsageError(
+            f"the {what} holds {images.dtype} images, expected floats in [0, 1]: divide by 255"
+        )
+    if images.dim() != 4 or len(images) == 0:
+        raise UsageError(
+            f"the {what}'s images have shape {tuple(images.shape)}, expected (B, C, H, W), B >= 1"
+        )
+    if labels.dim() not in (1, 2) or len(labels) != len(images):
+        raise UsageError(
+            f"the {what}'s labels have shape {tuple(labels.shape)} for {len(images)} images, "
+            "expected (B,) integers or (B, classes) floats"
+        )
+    if experts.shape != images.shape[:1] or experts.is_floating_point():
+        raise UsageError(
+            f"the {what}'s expert ids have shape {tuple(experts.shape)} and dtype {experts.dtype}, "
+            f"expected ({len(images)},) integers"
+        )
+    if labels.dim() == 2:
+        if not labels.is_floating_point() or num_classes not in (None, labels.shape[1]):
+            raise UsageError(
+                f"the {what}'s labels are {labels.dtype} of shape {tuple(labels.shape)}, expected "
+                f"floats of shape ({len(images)}, {num_classes or 'classes'})"
+            )
+        return labels.shape[1]
+    if labels.is_floating_point() or num_classes is None:
+        raise UsageError(
+            f"the {what}'s labels are one {labels.dtype} per image and num_classes is "
+            f"{num_classes}, expected integers and a known num_classes: "
+            "pass ExpertMix(num_classes=...)"
+        )
+    low, high = (int(value) for value in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise UsageError(
+            f"the {what} has labels from {low} to {high}, expected 0 to {num_classes - 1}: "
+            "is num_classes right?"
+        )
+    return num_classes

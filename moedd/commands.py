@@ -1,0 +1,236 @@
+"""What the commands `distill` and `evaluate` do, apart from reading their arguments."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moedd_loaders.errors import DataError, UsageError, unknown
+from moedd_loaders.fuse import FUSE_MODES
+from moedd_loaders.manifest import Manifest, read_manifest
+from moedd_loaders.names import SetName, is_slug, parse_name
+from moedd_loaders.read import StoredSet, read_tensors
+from moedd_loaders.records import Record, append_records
+from moedd_loaders.resolve import Resolved, home, resolve
+from moedd_publish.write import check_target
+
+from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
+from moedd.evaluate import Job, Row, evaluate
+from moedd.experts import method_names
+from moedd.mixture import Effort, Places, distill
+from moedd.networks import check_size, fitting_network
+from moedd.profile import Profile, choose_profile
+from moedd.progress import Reporter
+from moedd.protocols import protocol_recipe
+from moedd.realdata import RealData, load_real
+from moedd.tables import print_table, print_usage
+
+
+def run_distill(
+    name: str,
+    *,
+    data: str | None,
+    size: int | tuple[int, int] | None,
+    channels: int | None,
+    skip_bad: bool,
+    set_name: str | None,
+    schedule: str,
+    max_hours: float | None,
+    overrides: list[str],
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    evaluate_after: bool | None,
+    print_config: bool,
+    checkpoint_seconds: float,
+) -> None:
+    """`moedd distill`: resolve, distil, write, and for digits evaluate."""
+    parsed = parse_name(name, method_names())
+    called = set_name or name
+    if not is_slug(called):
+        raise UsageError(f"--name {called!r} cannot name a set: expected [a-z0-9][a-z0-9_+.-]*")
+    places = Places(home(), home() / "sets" / called, called)
+    effort = Effort(schedule_fraction(schedule), max_hours, checkpoint_seconds)
+    reporter = Reporter()
+    if resume and _finished(places):
+        reporter.say(f"{called} is finished already: {places.target}")
+        return
+    if not print_config:
+        check_target(places.target, overwrite)
+    real = load_real(parsed.data, path=data, size=size, channels=channels, skip_bad=skip_bad)
+    config = resolve_config(parsed, real.shape, seed=seed, data_path=data, overrides=overrides)
+    if print_config:
+        print(json.dumps(config.model_dump(mode="json"), indent=1))
+        return
+    real.require_per_class(_needed(parsed, config), f"{name} ({parsed.budget} images per class)")
+    profile = choose_profile()
+    reporter.say(_announcement(name, config, real, profile))
+    distill(
+        config, real, places, effort, profile,
+        resume=resume, overwrite=overwrite, reporter=reporter,
+    )  # fmt: skip
+    if evaluate_after or (evaluate_after is None and parsed.data == "digits"):
+        _evaluate_default(places, config, real, profile, reporter)
+    print_usage(places.target, called, len(config.methods))
+
+
+def _needed(parsed: SetName, config: RunConfig) -> int:
+    return parsed.ipc if config.parts == "all" else parsed.budget
+
+
+def _finished(places: Places) -> bool:
+    run = places.home / "runs" / places.name / "checkpoint.safetensors"
+    return (places.target / "moedd.json").is_file() and not run.exists()
+
+
+def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile) -> str:
+    channels, height, width = real.shape
+    notes = f" ({'; '.join(real.notes)})" if real.notes else ""
+    return (
+        f"{name}: {len(config.methods)} experts ({', '.join(config.methods)}), "
+        f"{config.ipc} images per class each, from {len(real.train)} images of "
+        f"{channels}x{height}x{width}{notes}\n"
+        f"matched under {config.network} on {profile.device} ({profile.processor}), "
+        f"{profile.name}, {profile.threads} threads, allocator {profile.allocator}"
+    )
+
+
+def _evaluate_default(
+    places: Places, config: RunConfig, real: RealData, profile: Profile, reporter: Reporter
+) -> None:
+    """The table at the end of a run: distilled, fused, random, all real."""
+    manifest = read_manifest(places.target)
+    settings = config.evaluation
+    rows = [Row("distilled", "mixup")] if len(config.methods) > 1 else []
+    rows += [Row("distilled"), *(Row("random", draw=d) for d in range(3)), Row("full")]
+    jobs = _jobs(rows, [config.network], settings.repeats)
+    plan = _Plan(jobs, settings.protocol, settings.epochs, config.width, seed=0)
+    records = _run(
+        read_tensors(places.target, manifest), real, plan, profile, reporter, places.target
+    )
+    print_table(records, f"accuracy on {len(real.test)} held-out images of {real.data}")
+
+
+def run_evaluate(
+    name: str,
+    *,
+    networks: list[str] | None,
+    repeats: int | None,
+    epochs: int | None,
+    fuse: list[str] | None,
+    protocol: str | None,
+    data: str | None,
+    random_draws: int,
+    full: bool,
+    only_baselines: bool,
+    skip_bad: bool,
+    width: int,
+    seed: int,
+) -> None:
+    """`moedd evaluate`: train, test, write records beside the set."""
+    found = resolve(name)
+    manifest = read_manifest(found.folder)
+    settings = EvaluationConfig.model_validate(manifest.evaluation or {})
+    stored = read_tensors(found.folder, manifest)
+    modes = fuse or (["none", "mixup"] if len(manifest.experts) > 1 else ["none"])
+    for mode in modes:
+        if mode not in FUSE_MODES:
+            raise unknown("fuse", mode, FUSE_MODES)
+        if FUSE_MODES[mode][0] == "cross" and len(manifest.experts) < 2:
+            raise UsageError(
+                f"fuse={mode} mixes images of different experts and {manifest.name} has one: use "
+                "vanilla (any two images) or none"
+            )
+    _, height, width_px = manifest.shape
+    real = load_real(
+        manifest.source.data,
+        path=data,
+        size=(height, width_px),
+        channels=manifest.shape[0],
+        skip_bad=skip_bad,
+    )
+    _same_classes(manifest, real)
+    nets = networks or [fitting_network((height, width_px), manifest.shape[0])]
+    for net in nets:
+        check_size(net, (height, width_px), manifest.shape[0])
+    rows = [] if only_baselines else [Row("distilled", mode) for mode in modes]
+    rows += [Row("random", draw=d) for d in range(random_draws)]
+    rows += [Row("full")] if full else []
+    plan = _Plan(
+        _jobs(rows, nets, repeats or settings.repeats),
+        protocol or settings.protocol,
+        epochs or settings.epochs,
+        width,
+        seed,
+    )
+    reporter = Reporter()
+    reporter.say(f"evaluating {manifest.name} ({found})")
+    records = _run(stored, real, plan, choose_profile(), reporter, _records_folder(found))
+    print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The networks to train and how."""
+
+    jobs: list[Job]
+    protocol: str
+    epochs: int
+    width: int
+    seed: int
+
+
+def _jobs(rows: Sequence[Row], networks: Sequence[str], repeats: int) -> list[Job]:
+    """Every network to train. Random draws take the place of repeats: one network each."""
+    jobs = []
+    for network in networks:
+        for row in rows:
+            count = 1 if row.variant == "random" else repeats
+            jobs += [Job(row, network, repeat) for repeat in range(count)]
+    return jobs
+
+
+def _records_folder(found: Resolved) -> Path | None:
+    return None if found.origin == "bundled" else found.folder
+
+
+def _run(
+    stored: StoredSet,
+    real: RealData,
+    plan: _Plan,
+    profile: Profile,
+    reporter: Reporter,
+    records_in: Path | None,
+) -> list[Record]:
+    """Train all networks of a plan; each record is written as soon as it is there."""
+    recipe = protocol_recipe(plan.protocol, plan.epochs)
+    reporter.begin("evaluation", len(plan.jobs) * recipe.passes)
+    done = 0
+
+    def on_epoch(job: Job, epoch: int, loss: float) -> None:
+        reporter.step(done + epoch, f"{job.row.title}, {job.network}: loss {loss:.3g}")
+
+    records = []
+    for record in evaluate(
+        stored, real, recipe, plan.jobs, profile,
+        epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
+    ):  # fmt: skip
+        append_records(records_in, [record], stored.manifest.training_sha256)
+        records.append(record)
+        done += recipe.passes
+    reporter.end()
+    return records
+
+
+def _same_classes(manifest: Manifest, real: RealData) -> None:
+    if list(real.classes) != manifest.classes:
+        differ = [
+            f"{ours!r} is not {theirs!r}"
+            for ours, theirs in zip(manifest.classes, real.classes, strict=False)
+            if ours != theirs
+        ]
+        raise DataError(
+            f"the classes of {manifest.name} and of the real data differ "
+            f"({len(manifest.classes)} and {len(real.classes)}; {'; '.join(differ[:3])}): give the "
+            "data that the set was made from"
+        )

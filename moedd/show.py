@@ -1,0 +1,143 @@
+"""`moedd show` and `moedd experts`: what a set is, and which methods there are."""
+
+from typing import Any
+
+from moedd_loaders.manifest import (
+    PREVIEW,
+    ExpertEntry,
+    Manifest,
+    TilesDecode,
+    manifest_bytes,
+    read_manifest,
+)
+from moedd_loaders.records import read_records
+from moedd_loaders.resolve import Resolved, resolve
+from rich.console import Console
+from rich.table import Table
+
+from moedd.experts import expert_class, method_names
+from moedd.tables import records_table
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def show_set(name: str, as_json: bool = False) -> None:
+    """Print a set's manifest for people, or as it is."""
+    found = resolve(name)
+    manifest = read_manifest(found.folder)
+    if as_json:
+        print(manifest_bytes(manifest).decode(), end="")
+        return
+    console = _console()
+    for line in summary(manifest, found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(experts_table(manifest))
+    records = read_records(manifest, found.folder)
+    if records:
+        console.print(records_table(records, f"{len(records)} records"))
+    else:
+        console.print("no records yet: moedd evaluate " + name, highlight=False)
+
+
+def summary(manifest: Manifest, found: Resolved) -> list[str]:
+    """The lines above the tables."""
+    source, budget = manifest.source, manifest.budget
+    channels, height, width = source.shape
+    lines = [
+        f"{manifest.name} {manifest.version}, made {manifest.created} ({found})",
+        f"source: {source.data} ({source.hub_id or 'no Hub id'}, {source.split}), "
+        f"{len(source.classes)} classes, {channels}x{height}x{width}, licence {source.license}",
+        *(f"  note: {note}" for note in source.notes),
+        f"budget: {budget.images} stored images, {budget.image_bytes:,} bytes of pixels, "
+        f"{budget.label_bytes:,} bytes of labels",
+        f"labels: {manifest.labels.kind}; pixels: unit space, float32, not clipped",
+        f"evaluation: {manifest.evaluation}",
+    ]
+    if manifest.diversity is not None:
+        d = manifest.diversity
+        lines.append(
+            f"diversity (squared distance correlation between experts): unbiased {d.unbiased:.3f}, "
+            f"biased {d.biased:.3f} of which {d.floor:.3f} is small-sample floor, CKA {d.cka:.3f}"
+        )
+    made = manifest.provenance
+    lines += [
+        f"made by moedd {made.moedd}, torch {made.torch}, {made.device}, profile {made.profile}, "
+        f"seed {made.seed}: {made.seconds / 60:.1f} min of matching",
+        f"preview: {found.folder / PREVIEW}",
+    ]
+    return lines
+
+
+def experts_table(manifest: Manifest) -> Table:
+    """One line per expert."""
+    table = Table(title="experts", title_justify="left")
+    for column in ("id", "method", "part", "stored/class", "decoded/class", "decode", "space"):
+        table.add_column(column)
+    table.add_column("steps (fraction of schedule)", justify="right")
+    for entry in manifest.experts:
+        key = f"{entry.id}.{entry.method}"
+        steps = manifest.provenance.iterations.get(key, "?")
+        fraction = manifest.provenance.schedule_fraction.get(key)
+        shown = f"{steps} ({fraction:.3g})" if fraction is not None else str(steps)
+        part = f"{entry.part.rule} {entry.part.index + 1}/{entry.part.of}"
+        table.add_row(
+            str(entry.id),
+            entry.method,
+            part,
+            _counts(entry.stored_per_class),
+            _counts(entry.decoded_per_class),
+            _rule(entry),
+            entry.trained_in.space,
+            shown,
+        )
+    return table
+
+
+def _counts(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _rule(entry: ExpertEntry) -> str:
+    rule = entry.decode
+    return f"tiles {rule.factor}x{rule.factor}" if isinstance(rule, TilesDecode) else "none"
+
+
+def describe_experts(method: str | None = None) -> list[dict[str, Any]]:
+    """Name, one line, source module and settings (at ipc 10 on CIFAR-10) of each method."""
+    rows = []
+    for name in [method] if method else method_names():
+        cls = expert_class(name)
+        preset = cls.config_class.preset("cifar10", 10, (3, 32, 32))
+        fields = cls.config_class.model_fields
+        rows.append(
+            {
+                "name": name,
+                "summary": (cls.__doc__ or "").strip().splitlines()[0],
+                "space": cls.space,
+                "settings": {
+                    key: {"default": value, "help": fields[key].description}
+                    for key, value in preset.model_dump(mode="json").items()
+                    if key != "ipc"
+                },
+            }
+        )
+    return rows
+
+
+def show_experts(method: str | None = None) -> None:
+    """Print the methods, or one method's settings."""
+    console = _console()
+    rows = describe_experts(method)
+    if method is None:
+        table = Table("method", "what it is", "optimises in")
+        for row in rows:
+            table.add_row(row["name"], row["summary"], row["space"])
+    else:
+        table = Table("setting", "default (CIFAR-10, ipc 10)", "what it does", title=method)
+        for key, setting in rows[0]["settings"].items():
+            table.add_row(f"{method}.{key}", str(setting["default"]), setting["help"])
+    console.print(table)
