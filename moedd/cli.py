@@ -117,7 +117,9 @@ def evaluate(
         bool, typer.Option("--only-baselines", help="Leave the distilled rows out.")
     ] = False,
     skip_bad: SkipBadOption = False,
-    width: Annotated[int, typer.Option(min=1, help="Width of ConvNets.")] = 128,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Width of ConvNets (default: the set's).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the evaluation.")] = 0,
 ) -> None:
     """Train fresh networks on a set, test them on real data, write benchmark records."""

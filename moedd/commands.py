@@ -55,7 +55,7 @@ def run_distill(
     if resume and _finished(places):
         reporter.say(f"{called} is finished already: {places.target}")
         return
-    if not print_config:
+    if not print_config and not resume:
         check_target(places.target, overwrite)
     real = load_real(parsed.data, path=data, size=size, channels=channels, skip_bad=skip_bad)
     config = resolve_config(parsed, real.shape, seed=seed, data_path=data, overrides=overrides)
@@ -104,7 +104,7 @@ def _evaluate_default(
     rows = [Row("distilled", "mixup")] if len(config.methods) > 1 else []
     rows += [Row("distilled"), *(Row("random", draw=d) for d in range(3)), Row("full")]
     jobs = _jobs(rows, [config.network], settings.repeats)
-    plan = _Plan(jobs, settings.protocol, settings.epochs, config.width, seed=0)
+    plan = _Plan(jobs, settings.protocol, settings.epochs, settings.width, seed=0)
     records = _run(
         read_tensors(places.target, manifest), real, plan, profile, reporter, places.target
     )
@@ -124,7 +124,7 @@ def run_evaluate(
     full: bool,
     only_baselines: bool,
     skip_bad: bool,
-    width: int,
+    width: int | None,
     seed: int,
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
@@ -160,7 +160,7 @@ def run_evaluate(
         _jobs(rows, nets, repeats or settings.repeats),
         protocol or settings.protocol,
         epochs or settings.epochs,
-        width,
+        width or settings.width,
         seed,
     )
     reporter = Reporter()

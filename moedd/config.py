@@ -29,6 +29,7 @@ class EvaluationConfig(BaseModel):
     protocol: Literal["common", "idc"] = Field("common", description="named training recipe")
     epochs: int = Field(1000, ge=1, description="epochs of the recipe")
     repeats: int = Field(3, ge=1, description="networks trained per row")
+    width: int = Field(128, ge=1, description="channels of a ConvNet's blocks")
 
 
 class RunConfig(BaseModel):
@@ -65,7 +66,7 @@ def _small_data(data: str) -> dict[str, Any]:
     return {
         "width": 64,
         "pool": PoolConfig(networks=3, steps=240, every=24),
-        "evaluation": EvaluationConfig(epochs=100),
+        "evaluation": EvaluationConfig(epochs=100, width=64),
     }
 
 

@@ -68,7 +68,8 @@ def distill(
     data that do not fit. NonFiniteError: a loss left the finite numbers. DiskFullError.
     """
     reporter = reporter or Reporter()
-    check_target(places.target, overwrite)
+    if not resume:
+        check_target(places.target, overwrite)
     run = RunFolder(places.home / "runs" / places.name)
     resuming = run.prepare(config, resume, overwrite)
     mixture = Mixture.build(config, real, places.home, profile, reporter)
@@ -82,7 +83,7 @@ def distill(
     _save_preview(mixture, run)
     manifest = write_result(
         config, real, mixture.experts, mixture.pool, places.target, places.name, state,
-        profile, overwrite,
+        profile, overwrite or resuming,
     )  # fmt: skip
     run.checkpoint.unlink()
     return manifest

@@ -128,9 +128,7 @@ def load_pool(
         for n in range(config.networks):
             path = place / f"network-{n:02d}.safetensors"
             if not path.exists():
-                _train_one(
-                    part, network_name, width, config, n, path, reporter or Reporter(quiet=True)
-                )
+                _train_one(part, network_name, width, config, n, path, told)
             stored += _read_one(path)
     for parameter in template.parameters():
         parameter.requires_grad_(False)

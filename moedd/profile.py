@@ -1,9 +1,9 @@
 """The device profile: how the arithmetic runs, chosen in one place and recorded with every set.
 
-Two facts drive the choice on a CPU (measured, `docs/performance.md` in later versions): large
+Two facts drive the choice on a CPU: large
 float32 buffers are mapped afresh on every use under glibc's default allocator, and bfloat16 is
 faster than float32 only where the processor has matrix units for it. This version computes in
-float32 everywhere; the profile is the seam where faster forms enter.
+float32 on the CPU everywhere; the profile is the seam where faster forms enter.
 """
 
 import ctypes
@@ -34,17 +34,13 @@ class Profile:
         return asdict(self)
 
 
-def choose_profile(device: str | None = None) -> Profile:
-    """Probe the machine, set up the allocator and name the profile.
-
-    `device` None takes CUDA where there is one. Calling it twice changes nothing.
-    """
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def choose_profile() -> Profile:
+    """Set up the allocator and name the profile. Calling it twice changes nothing."""
     return Profile(
         name="float32",
-        device=where,
+        device="cpu",
         threads=torch.get_num_threads(),
-        allocator=_keep_large_buffers() if where == "cpu" else "default",
+        allocator=_keep_large_buffers(),
         processor=processor_name(),
     )
 

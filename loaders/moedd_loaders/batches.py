@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from moedd_loaders.blend import blend_images
-from moedd_loaders.draws import ORDER, Draws
+from moedd_loaders.draws import key
 from moedd_loaders.errors import UsageError
 from moedd_loaders.partners import Ints
 
@@ -70,8 +70,7 @@ class Batches:
         number = self.dataset.served_counts.next_pass()
         order = np.arange(n)
         if self.shuffle:
-            key = Draws(self.dataset.seed, np.array([number]), np.array([0])).uniform(ORDER)
-            generator = torch.Generator().manual_seed(int(key[0, 0] * 2**52))
+            generator = torch.Generator().manual_seed(key(self.dataset.seed, 1 + number))
             order = torch.randperm(n, generator=generator).numpy()
         return order[: len(self) * self.batch_size]
 

@@ -109,7 +109,7 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         self.fuse = fuse
         # Without a transform normalising commutes with everything after it: done once, here.
         self.images = self.normalized(images) if normalize and transform is None else images
-        # Copies, not views: handing a tensor to a spawned worker moves its memory and frees the old.
+        # Copies, not views: handing a tensor to a spawned worker moves it and frees its old memory.
         self._labels, self._experts = (part.cpu().numpy().copy() for part in (labels, experts))
         self.served_counts = Served(len(images))
         if self.mix is not None:

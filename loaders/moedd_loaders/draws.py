@@ -20,29 +20,28 @@ __all__ = [
     "EXPERT",
     "LAM",
     "MEMBER",
-    "ORDER",
     "ROW",
     "SPARE",
     "SWITCH",
     "Draws",
     "dirichlet",
+    "key",
 ]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 # Slots, one uniform number each; MEMBER, SPARE and LAM are the first of a range.
-SWITCH, EXPERT, ROW, BOX_Y, BOX_X, ORDER = range(6)
+SWITCH, EXPERT, ROW, BOX_Y, BOX_X = range(5)
 MEMBER = 1 << 16
 SPARE = 1 << 20
 LAM = 1 << 32
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_STEP = np.array([_GOLDEN], dtype=np.uint64)
-_A = np.array([0xBF58476D1CE4E5B9], dtype=np.uint64)
-_B = np.array([0x94D049BB133111EB], dtype=np.uint64)
-_30, _27, _31, _12 = (np.array([n], dtype=np.uint64) for n in (30, 27, 31, 12))
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_STEP, _A, _B = np.uint64(_GOLDEN), np.uint64(_FIRST), np.uint64(_SECOND)
+_30, _27, _31, _12 = (np.uint64(n) for n in (30, 27, 31, 12))
 
 
 class Draws:
@@ -55,8 +54,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, rows: Ints, served: Ints) -> None:
-        base = np.array([seed & _MASK], dtype=np.uint64)
-        self._state = _hash(_hash(_hash(base, np.zeros(1, dtype=np.int64)), rows), served)
+        self._state = _hash(_hash(np.uint64(key(seed, 0)), rows), served)
 
     def __len__(self) -> int:
         return len(self._state)
@@ -68,6 +66,14 @@ class Draws:
     def at(self, rows: Ints, slots: Ints) -> Floats:
         """Uniform numbers of chosen rows (positions 0..B-1) and slots; the two broadcast."""
         return _to_unit(_hash(self._state[rows], slots))
+
+
+def key(seed: int, number: int) -> int:
+    """64 random bits of (seed, number), for a whole epoch rather than for a sample."""
+    x = (seed + (number + 1) * _GOLDEN) & _MASK
+    x = ((x ^ (x >> 30)) * _FIRST) & _MASK
+    x = ((x ^ (x >> 27)) * _SECOND) & _MASK
+    return x ^ (x >> 31)
 
 
 def dirichlet(draws: Draws, alpha: float, parts: int) -> Floats:
@@ -123,7 +129,7 @@ def _log_gamma(draws: Draws, alpha: float, parts: int) -> Floats:
     return logs.reshape(parts, rows)
 
 
-def _hash(state: npt.NDArray[np.uint64], counter: Ints) -> npt.NDArray[np.uint64]:
+def _hash(state: npt.NDArray[np.uint64] | np.uint64, counter: Ints) -> npt.NDArray[np.uint64]:
     """SplitMix64's output number `counter` (from 0) of the generators in `state`."""
     x = (counter.astype(np.uint64) + np.uint64(1)) * _STEP + state
     x ^= x >> _30

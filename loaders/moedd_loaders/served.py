@@ -57,8 +57,9 @@ class Served:
 
     def next_pass(self) -> int:
         """Number of the pass through `batches()` that starts now, from 0."""
-        number = int(self._counts[-1])
-        self._counts[-1] += 1
+        counts = self._counts.numpy()
+        number = int(counts[-1])
+        counts[-1] += 1
         return number
 
     def set(self, epoch: int) -> None:

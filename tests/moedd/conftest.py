@@ -1,0 +1,31 @@
+"""Fixtures of the engine's tests: a private `$MOEDD_HOME` with shared pools, one finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runfactories import make_home, tiny_run, use_home
+
+
+@pytest.fixture(scope="session")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tiny pools are kept for the whole session."""
+    return tmp_path_factory.mktemp("pools")
+
+
+@pytest.fixture
+def home(tmp_path: Path, pools: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty `$MOEDD_HOME` of this test."""
+    folder = make_home(tmp_path / "home", pools)
+    use_home(monkeypatch, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_home(tmp_path_factory: pytest.TempPathFactory, pools: Path) -> Path:
+    """A `$MOEDD_HOME` with the finished runs `pair` (two experts) and `single`: read only."""
+    folder = make_home(tmp_path_factory.mktemp("finished") / "home", pools)
+    tiny_run(folder, "digits-idm-1x2", called="pair")
+    tiny_run(folder, "digits-idm-1x1", called="single")
+    return folder
