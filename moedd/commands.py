@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moedd_loaders.errors import DataError, UsageError, unknown
+from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES
 from moedd_loaders.manifest import Manifest, read_manifest
 from moedd_loaders.names import SetName, is_slug, parse_name
@@ -13,6 +13,7 @@ from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import Record, append_records
 from moedd_loaders.resolve import Resolved, home, resolve
 from moedd_publish.write import check_target
+from pydantic import ValidationError
 
 from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
 from moedd.evaluate import Job, Row, evaluate
@@ -21,7 +22,7 @@ from moedd.mixture import Effort, Places, distill
 from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
-from moedd.protocols import protocol_recipe
+from moedd.protocols import PROTOCOLS, protocol_recipe
 from moedd.realdata import RealData, load_real
 from moedd.tables import print_table, print_usage
 
@@ -130,7 +131,7 @@ def run_evaluate(
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
     manifest = read_manifest(found.folder)
-    settings = EvaluationConfig.model_validate(manifest.evaluation or {})
+    settings = _evaluation_settings(manifest, protocol)
     stored = read_tensors(found.folder, manifest)
     modes = fuse or (["none", "mixup"] if len(manifest.experts) > 1 else ["none"])
     for mode in modes:
@@ -158,7 +159,7 @@ def run_evaluate(
     rows += [Row("full")] if full else []
     plan = _Plan(
         _jobs(rows, nets, repeats or settings.repeats),
-        protocol or settings.protocol,
+        settings.protocol,
         epochs or settings.epochs,
         width or settings.width,
         seed,
@@ -211,15 +212,40 @@ def _run(
         reporter.step(done + epoch, f"{job.row.title}, {job.network}: loss {loss:.3g}")
 
     records = []
-    for record in evaluate(
-        stored, real, recipe, plan.jobs, profile,
-        epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
-    ):  # fmt: skip
-        append_records(records_in, [record], stored.manifest.training_sha256)
-        records.append(record)
-        done += recipe.passes
-    reporter.end()
+    try:
+        for record in evaluate(
+            stored, real, recipe, plan.jobs, profile,
+            epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
+        ):  # fmt: skip
+            append_records(records_in, [record], stored.manifest.training_sha256)
+            records.append(record)
+            done += recipe.passes
+    finally:
+        reporter.end()
     return records
+
+
+def _evaluation_settings(manifest: Manifest, protocol: str | None) -> EvaluationConfig:
+    """What the set says about its evaluation; settings of other versions are left out."""
+    said = manifest.evaluation or {}
+    given = {key: value for key, value in said.items() if key in EvaluationConfig.model_fields}
+    if protocol is not None:
+        protocol_recipe(protocol)
+        given["protocol"] = protocol
+    try:
+        return EvaluationConfig.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["loc"] == ("protocol",):
+            raise UsageError(
+                f"{manifest.name} asks for the evaluation protocol {problem['input']!r}, which "
+                f"this version does not have: give --protocol {' or '.join(PROTOCOLS)}"
+            ) from None
+        where = ".".join(str(part) for part in problem["loc"])
+        raise InvalidSetError(
+            f"the manifest of {manifest.name} has evaluation.{where}={problem['input']!r}: "
+            f"{problem['msg']}; repair moedd.json or get the set anew"
+        ) from None
 
 
 def _same_classes(manifest: Manifest, real: RealData) -> None:

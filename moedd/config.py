@@ -105,9 +105,7 @@ def resolve_config(
     for text in overrides or []:
         groups.apply(text)
     try:
-        made = {
-            method: type(presets[method])(**values) for method, values in groups.experts.items()
-        }
+        made = groups.made_experts(presets)
         config = RunConfig(**groups.run, experts=tuple(made[method] for method in methods))
     except ValidationError as error:
         raise UsageError(_first_problem(error)) from None
@@ -147,7 +145,9 @@ class _Overrides:
     def apply(self, text: str) -> None:
         key, separator, value = text.partition("=")
         key = key.strip()
-        if not separator or key not in self.known():
+        if not separator:
+            raise UsageError(f"--set {text!r} given; expected KEY=VALUE, for example width=64")
+        if key not in self.known():
             raise unknown("setting", key, self.known())
         try:
             parsed = json.loads(value)
@@ -162,10 +162,20 @@ class _Overrides:
         else:
             self.experts[group][field] = parsed
 
+    def made_experts(self, presets: dict[str, ExpertConfig]) -> dict[str, ExpertConfig]:
+        """The experts' configurations, checked."""
+        made = {}
+        for method, values in self.experts.items():
+            try:
+                made[method] = type(presets[method])(**values)
+            except ValidationError as error:
+                raise UsageError(_first_problem(error, method)) from None
+        return made
 
-def _first_problem(error: ValidationError) -> str:
+
+def _first_problem(error: ValidationError, group: str = "") -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in (group, *problem["loc"]) if part != "")
     return f"setting {where}={problem['input']!r} does not fit: {problem['msg']}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from moedd_loaders.errors import UsageError
+from moedd_loaders.errors import MoeddError, UsageError, from_oserror
 from moedd_loaders.manifest import Manifest
 from moedd_publish.preview import preview_grid
 from moedd_publish.write import check_target
@@ -50,6 +50,13 @@ class Effort:
     max_hours: float | None = None
     checkpoint_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        # Refused here, before anything is read, trained or written. (NaN is not above 0 either.)
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise UsageError(
+                f"--max-hours {self.max_hours} given; expected hours above 0, for example 0.5"
+            )
+
 
 def distill(
     config: RunConfig,
@@ -68,24 +75,32 @@ def distill(
     data that do not fit. NonFiniteError: a loss left the finite numbers. DiskFullError.
     """
     reporter = reporter or Reporter()
-    if not resume:
-        check_target(places.target, overwrite)
     run = RunFolder(places.home / "runs" / places.name)
-    resuming = run.prepare(config, resume, overwrite)
-    mixture = Mixture.build(config, real, places.home, profile, reporter)
-    if resuming:
-        state = run.load(mixture.experts, real.fingerprint)
-        reporter.say(f"resuming at tick {state.tick} from {run.checkpoint}")
-    else:
-        state = RunState(fraction=mixture.choose_fraction(effort, reporter))
-        run.save(config, state, mixture.experts, real.fingerprint)
-    _iterate(mixture, run, state, effort, reporter)
-    _save_preview(mixture, run)
-    manifest = write_result(
-        config, real, mixture.experts, mixture.pool, places.target, places.name, state,
-        profile, overwrite or resuming,
-    )  # fmt: skip
-    run.checkpoint.unlink()
+    if not (resume and run.checkpoint.exists()):
+        check_target(places.target, overwrite)
+    try:
+        resuming = run.prepare(config, real.fingerprint, resume, overwrite)
+        mixture = Mixture.build(config, real, places.home, profile, reporter)
+        if resuming:
+            state = run.load(mixture.experts)
+            reporter.say(f"resuming at tick {state.tick} from {run.checkpoint}")
+        else:
+            state = RunState(fraction=mixture.choose_fraction(effort, reporter))
+            run.save(config, state, mixture.experts, real.fingerprint)
+        _iterate(mixture, run, state, effort, reporter)
+        _save_preview(mixture, run)
+        manifest = write_result(
+            config, real, mixture.experts, mixture.pool, places.target, places.name, state,
+            profile, overwrite or resuming,
+        )  # fmt: skip
+        run.checkpoint.unlink()
+    except MoeddError:
+        raise
+    except OSError as error:
+        # Pools, checkpoints, log and pictures fill a disk as well as the set does.
+        raise from_oserror(error, f"distilling {places.name} in {run.folder}") from error
+    finally:
+        reporter.end()
     return manifest
 
 
@@ -165,8 +180,6 @@ class Mixture:
         experts that are thrown away."""
         if effort.max_hours is None:
             return effort.fraction
-        if effort.max_hours <= 0:
-            raise UsageError(f"--max-hours {effort.max_hours} given; it must be above 0")
         spare = Mixture(self.config, self.parts, self.pools, self.profile)
         seconds = 0.0
         for expert in spare.experts:
@@ -232,7 +245,7 @@ def _losses(rows: list[dict[str, Any]]) -> dict[str, float]:
             for term, value in row.items():
                 if term not in ("tick", "expert", "step", "image_step"):
                     found[f"{row['expert']}.{term}"] = value
-        else:
+        elif row["unbiased"] is not None:  # undefined below four pairs of images
             found["diversity.unbiased"] = row["unbiased"]
     return found
 

@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: bars with ETA and current losses, and the JSONL log."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -81,7 +82,8 @@ class JsonLog:
     def __init__(self, path: Path, position: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open)
-        self._file.truncate(position)
+        self._file.truncate(min(position, self._file.tell()))
+        self._file.seek(0, os.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""

@@ -39,11 +39,12 @@ class RunFolder:
         self.log = folder / "log.jsonl"
         self.preview = folder / "preview.png"
 
-    def prepare(self, config: RunConfig, resume: bool, overwrite: bool) -> bool:
+    def prepare(self, config: RunConfig, real: str, resume: bool, overwrite: bool) -> bool:
         """Make the folder ready; True if there is a checkpoint to go on from.
 
-        Raises ConflictError: an unfinished run and neither `resume` nor `overwrite`. UsageError:
-        the checkpoint is of another configuration.
+        `real` is the real data's fingerprint. Raises ConflictError: an unfinished run and neither
+        `resume` nor `overwrite`. UsageError: the checkpoint is of another configuration, or of
+        other real data.
         """
         if self.checkpoint.exists() and not resume:
             if not overwrite:
@@ -61,6 +62,12 @@ class RunFolder:
                 f"the checkpoint {self.checkpoint} is of another configuration "
                 f"({_difference(meta['config'], config)}): resume with the settings it was "
                 "started with, or start anew with --overwrite"
+            )
+        if meta["data"] != real:
+            raise UsageError(
+                f"the checkpoint {self.checkpoint} was made from other real data than those given "
+                f"(fingerprint {meta['data'][:19]}..., now {real[:19]}...): give the same data, or "
+                "start anew with --overwrite"
             )
         return True
 
@@ -80,15 +87,9 @@ class RunFolder:
         }
         save_checkpoint(self.checkpoint, tensors, meta)
 
-    def load(self, experts: Sequence[Expert], real: str) -> RunState:
-        """Put the checkpoint's state into the experts. Other real data are a UsageError."""
+    def load(self, experts: Sequence[Expert]) -> RunState:
+        """Put the checkpoint's state into the experts."""
         tensors, meta = load_checkpoint(self.checkpoint)
-        if meta["data"] != real:
-            raise UsageError(
-                f"the checkpoint {self.checkpoint} was made from other real data than those given "
-                f"(fingerprint {meta['data'][:19]}..., now {real[:19]}...): give the same data, or "
-                "start anew with --overwrite"
-            )
         for e, expert in enumerate(experts):
             own = f"{e}/"
             expert.load_state_dict(

@@ -39,7 +39,7 @@ def show_set(name: str, as_json: bool = False) -> None:
     if records:
         console.print(records_table(records, f"{len(records)} records"))
     else:
-        console.print("no records yet: moedd evaluate " + name, highlight=False)
+        console.print("no records yet: moedd evaluate " + name, highlight=False, markup=False)
 
 
 def summary(manifest: Manifest, found: Resolved) -> list[str]:

@@ -136,7 +136,7 @@ def make_expert(
     return cls(part, config, pool or make_pool(part), streams, Profile())
 
 
-def tiny_run(
+def tiny_config(
     real: RealData, methods: Sequence[str] = ("idm", "idm"), *, ipc: int = 2, **fields: Any
 ) -> RunConfig:
     """A run that takes a second: `methods` on `real`, 6 steps each, a diversity step every 2."""

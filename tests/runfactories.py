@@ -8,18 +8,21 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.names import parse_name
 
 from moedd.cli import main
 from moedd.config import RunConfig, resolve_config
+from moedd.diversity import DiversityConfig
+from moedd.experts import expert_class
 from moedd.mixture import Effort, Places, distill
+from moedd.networks import fitting_network
+from moedd.pool import PoolConfig
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.realdata import RealData, load_real
@@ -62,6 +65,22 @@ def tiny_config(name: str = "digits-idm-1x2", *more: str, seed: int = 0) -> RunC
     """The resolved configuration of a tiny run on digits."""
     parsed = parse_name(name)
     return resolve_config(parsed, (1, 8, 8), seed=seed, overrides=tiny_settings(name, *more))
+
+
+def config_on(real: RealData, methods: Sequence[str], ipc: int) -> RunConfig:
+    """A tiny run on any data: three steps of each method, a diversity step after each."""
+    experts = tuple(expert_class(m).config_class(ipc=ipc, steps=3) for m in methods)
+    return RunConfig(
+        data=real.data,
+        shape=real.shape,
+        methods=tuple(methods),
+        ipc=ipc,
+        network=fitting_network(real.shape[1:], real.shape[0]),
+        width=8,
+        pool=PoolConfig(networks=1, steps=2, every=1, batch=8),
+        diversity=DiversityConfig(every=1),
+        experts=experts,
+    )
 
 
 def tiny_run(
@@ -158,8 +177,3 @@ def make_home(folder: Path, pools: Path) -> Path:
     folder.mkdir(parents=True)
     os.symlink(pools, folder / "pools", target_is_directory=True)
     return folder
-
-
-def use_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """Make `home` the `$MOEDD_HOME` of this test."""
-    monkeypatch.setenv("MOEDD_HOME", str(home))

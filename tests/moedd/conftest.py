@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runfactories import make_home, tiny_run, use_home
+from runfactories import make_home, tiny_run
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +15,9 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, pools: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty `$MOEDD_HOME` of this test."""
-    folder = make_home(tmp_path / "home", pools)
-    use_home(monkeypatch, folder)
-    return folder
+def home(moedd_home: Path, pools: Path) -> Path:
+    """The test's own `$MOEDD_HOME`, empty but for the shared pools."""
+    return make_home(moedd_home, pools)
 
 
 @pytest.fixture(scope="session")

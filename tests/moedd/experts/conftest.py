@@ -1,0 +1,42 @@
+"""What experts draw while they work, recorded, so that slow versions can replay it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from moedd.augment import Draw
+from moedd.experts import idc, idm
+from moedd.parts import PartData
+from torch import Tensor
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The rows of every real batch that a part gives out, in order."""
+    rows: list[Tensor] = []
+    plain = PartData.unit
+
+    def unit(self: PartData, index: Tensor) -> Tensor:
+        rows.append(index.clone())
+        return plain(self, index)
+
+    monkeypatch.setattr(PartData, "unit", unit)
+    return rows
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], Draw]]:
+    """(families asked for, draw) of every matching augmentation, in order."""
+    draws: list[tuple[tuple[str, ...], Draw]] = []
+
+    def recording(plain: Any) -> Any:
+        def draw(generator: Any, n: int, shape: Any, names: Any, shared: bool) -> Draw:
+            draws.append((tuple(names), plain(generator, n, shape, names, shared)))
+            return draws[-1][1]
+
+        return draw
+
+    monkeypatch.setattr(idm, "draw_dsa", recording(idm.draw_dsa))
+    monkeypatch.setattr(idc, "draw_idc", recording(idc.draw_idc))
+    return draws

@@ -1,0 +1,3 @@
+import moedd
+import moedd.experts
+def test_x(): print(moedd, moedd.experts, moedd.__version__)
