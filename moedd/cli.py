@@ -46,7 +46,7 @@ def distill(
         str | None, typer.Option("--name", help="Call the set this instead of NAME.")
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help="smoke, short or paper: part of the methods' own steps.")
+        str, typer.Option(help="smoke, short, paper or a number: part of the methods' own steps.")
     ] = "short",
     max_hours: Annotated[
         float | None, typer.Option(help="Fit the schedule to these hours of matching.")
@@ -187,7 +187,7 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(parts) > 2:
         raise UsageError(f"--size {text!r} given; expected a side (64) or HEIGHTxWIDTH (48x64)")
     sides = [int(part) for part in parts]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

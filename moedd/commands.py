@@ -84,12 +84,16 @@ def _finished(places: Places) -> bool:
     return (places.target / "moedd.json").is_file() and not run.exists()
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile) -> str:
     channels, height, width = real.shape
     notes = f" ({'; '.join(real.notes)})" if real.notes else ""
     return (
-        f"{name}: {len(config.methods)} experts ({', '.join(config.methods)}), "
-        f"{config.ipc} images per class each, from {len(real.train)} images of "
+        f"{name}: {_count(len(config.methods), 'expert')} ({', '.join(config.methods)}), "
+        f"{_count(config.ipc, 'image')} per class each, from {len(real.train)} images of "
         f"{channels}x{height}x{width}{notes}\n"
         f"matched under {config.network} on {profile.device} ({profile.processor}), "
         f"{profile.name}, {profile.threads} threads, allocator {profile.allocator}"

@@ -64,9 +64,9 @@ def _small_data(data: str) -> dict[str, Any]:
     if data != "digits":
         return {}
     return {
-        "width": 64,
+        "width": 32,
         "pool": PoolConfig(networks=3, steps=240, every=24),
-        "evaluation": EvaluationConfig(epochs=100, width=64),
+        "evaluation": EvaluationConfig(epochs=60, width=32),
     }
 
 
@@ -180,7 +180,16 @@ def _first_problem(error: ValidationError, group: str = "") -> str:
 
 
 def schedule_fraction(schedule: str) -> float:
-    """Fraction of the methods' own steps that a named schedule runs; unknown names list them."""
-    if schedule not in SCHEDULES:
-        raise unknown("schedule", schedule, SCHEDULES)
-    return SCHEDULES[schedule]
+    """Fraction of the methods' own steps: of a named schedule, or the number itself.
+
+    Raises UsageError: neither a name nor a number above 0 and at most 1.
+    """
+    if schedule in SCHEDULES:
+        return SCHEDULES[schedule]
+    try:
+        fraction = float(schedule)
+    except ValueError:
+        raise unknown("schedule", schedule, SCHEDULES) from None
+    if not 0 < fraction <= 1:
+        raise UsageError(f"--schedule {schedule} given; a fraction is above 0 and at most 1")
+    return fraction

@@ -76,7 +76,7 @@ def _move(expert: Expert, gradient: Tensor, config: DiversityConfig) -> dict[str
     """Move one expert's images; returns its norms: image step, diversity gradient, step made."""
     norm = float(gradient.norm())
     if config.ratio is None:
-        weight = config.weight
+        weight = 1.0  # the loss, and with it the gradient, carries `config.weight` already
     else:
         weight = weight_for_ratio(
             norm, expert.last_step_norm, ratio=config.ratio, lr=expert.image_lr

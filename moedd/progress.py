@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,8 +96,3 @@ class JsonLog:
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
-
-
-def say_error(text: str) -> None:
-    """One sentence on the standard error stream."""
-    print(f"moedd: {text}", file=sys.stderr)

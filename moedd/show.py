@@ -37,7 +37,7 @@ def show_set(name: str, as_json: bool = False) -> None:
     console.print(experts_table(manifest))
     records = read_records(manifest, found.folder)
     if records:
-        console.print(records_table(records, f"{len(records)} records"))
+        console.print(records_table(records, _count(len(records), "record")))
     else:
         console.print("no records yet: moedd evaluate " + name, highlight=False, markup=False)
 
@@ -94,6 +94,10 @@ def experts_table(manifest: Manifest) -> Table:
             shown,
         )
     return table
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _counts(counts: list[int]) -> str:

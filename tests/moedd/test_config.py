@@ -180,3 +180,7 @@ def test_schedules() -> None:
     assert 0 < schedule_fraction("smoke") < schedule_fraction("short") < 1
     with pytest.raises(UsageError, match="unknown schedule 'long'; known: paper, short, smoke"):
         schedule_fraction("long")
+    assert schedule_fraction("0.01") == 0.01
+    for wrong in ("0", "-0.1", "1.5", "nan"):
+        with pytest.raises(UsageError, match="above 0 and at most 1"):
+            schedule_fraction(wrong)

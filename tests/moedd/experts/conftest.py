@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
+
 from moedd.augment import Draw
 from moedd.experts import idc, idm
 from moedd.parts import PartData
-from torch import Tensor
 
 
 @pytest.fixture
