@@ -334,7 +334,7 @@ def test_a_checkpoint_of_another_configuration(home: Path, monkeypatch: pytest.M
         assert cli(*arguments).code == 1
     before = tree(home)
     for more, said in (
-        (("--set", "idm.lr=0.5"), "experts.0.lr: was 0.2, is 0.5"),
+        (("--set", "idm.lr=0.5"), "experts.0.lr: was 0.05, is 0.5"),
         (("--seed", "4"), "seed: was 0, is 4"),
     ):
         told = cli(*arguments, "--resume", *more)

@@ -67,8 +67,8 @@ def test_an_unfinished_run_wants_a_word(run: RunFolder) -> None:
     [
         ("digits-idm-1x2", ("width=16",), "width: was 8, is 16"),
         ("digits-idm-1x2", ("pool.lr=0.5",), "pool.lr: was 0.01, is 0.5"),
-        ("digits-idm-1x2", ("diversity.ratio=null",), "diversity.ratio: was 0.05, is None"),
-        ("digits-idm-1x2", ("idm.lr=0.5",), "experts.0.lr: was 0.2, is 0.5"),
+        ("digits-idm-1x2", ("diversity.ratio=null",), "diversity.ratio: was 2.0, is None"),
+        ("digits-idm-1x2", ("idm.lr=0.5",), "experts.0.lr: was 0.05, is 0.5"),
         ("digits-idm-2x2", (), "ipc: was 1, is 2"),
         ("digits-idm-1x3", (), "methods.2: was None, is 'idm'"),
     ],
