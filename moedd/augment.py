@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from moedd_loaders.errors import UsageError, unknown
 from torch import Tensor
+
+from moedd_loaders.errors import UsageError, unknown
 
 DSA_FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from moedd_loaders.errors import MoeddError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from moedd_loaders.errors import MoeddError
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

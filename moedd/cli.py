@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+
 from moedd_loaders.errors import MoeddError, UsageError
 
 DEFAULT_SET = "digits-idm-5x2"
@@ -42,6 +43,9 @@ def distill(
     size: SizeOption = None,
     channels: ChannelsOption = None,
     skip_bad: SkipBadOption = False,
+    note: Annotated[
+        str | None, typer.Option(help="What readers must know of the data, for the manifest.")
+    ] = None,
     set_name: Annotated[
         str | None, typer.Option("--name", help="Call the set this instead of NAME.")
     ] = None,
@@ -79,6 +83,7 @@ def distill(
         size=parse_size(size),
         channels=channels,
         skip_bad=skip_bad,
+        note=note,
         set_name=set_name,
         schedule=schedule,
         max_hours=max_hours,

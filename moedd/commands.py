@@ -5,14 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
-from moedd_loaders.fuse import FUSE_MODES
-from moedd_loaders.manifest import Manifest, read_manifest
-from moedd_loaders.names import SetName, is_slug, parse_name
-from moedd_loaders.read import StoredSet, read_tensors
-from moedd_loaders.records import Record, append_records
-from moedd_loaders.resolve import Resolved, home, resolve
-from moedd_publish.write import check_target
 from pydantic import ValidationError
 
 from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
@@ -24,7 +16,15 @@ from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, protocol_recipe
 from moedd.realdata import RealData, load_real
-from moedd.tables import print_table, print_usage
+from moedd.tables import counted, print_table, print_usage
+from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
+from moedd_loaders.fuse import FUSE_MODES
+from moedd_loaders.manifest import Manifest, read_manifest
+from moedd_loaders.names import SetName, is_slug, parse_name
+from moedd_loaders.read import StoredSet, read_tensors
+from moedd_loaders.records import Record, append_records
+from moedd_loaders.resolve import Resolved, home, resolve
+from moedd_publish.write import check_target
 
 
 def run_distill(
@@ -34,6 +34,7 @@ def run_distill(
     size: int | tuple[int, int] | None,
     channels: int | None,
     skip_bad: bool,
+    note: str | None,
     set_name: str | None,
     schedule: str,
     max_hours: float | None,
@@ -59,6 +60,8 @@ def run_distill(
     if not print_config and not resume:
         check_target(places.target, overwrite)
     real = load_real(parsed.data, path=data, size=size, channels=channels, skip_bad=skip_bad)
+    if note:
+        real.notes.append(note)
     config = resolve_config(parsed, real.shape, seed=seed, data_path=data, overrides=overrides)
     if print_config:
         print(json.dumps(config.model_dump(mode="json"), indent=1))
@@ -84,16 +87,12 @@ def _finished(places: Places) -> bool:
     return (places.target / "moedd.json").is_file() and not run.exists()
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
 def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile) -> str:
     channels, height, width = real.shape
     notes = f" ({'; '.join(real.notes)})" if real.notes else ""
     return (
-        f"{name}: {_count(len(config.methods), 'expert')} ({', '.join(config.methods)}), "
-        f"{_count(config.ipc, 'image')} per class each, from {len(real.train)} images of "
+        f"{name}: {counted(len(config.methods), 'expert')} ({', '.join(config.methods)}), "
+        f"{counted(config.ipc, 'image')} per class each, from {len(real.train)} images of "
         f"{channels}x{height}x{width}{notes}\n"
         f"matched under {config.network} on {profile.device} ({profile.processor}), "
         f"{profile.name}, {profile.threads} threads, allocator {profile.allocator}"

@@ -8,14 +8,14 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from moedd_loaders.errors import UsageError, unknown
-from moedd_loaders.names import SetName
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from moedd.diversity import DiversityConfig
 from moedd.experts import ExpertConfig, expert_class
 from moedd.networks import check_size, fitting_network
 from moedd.pool import PoolConfig
+from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.names import SetName
 
 SCHEDULES: dict[str, float] = {"smoke": 0.0005, "short": 0.02, "paper": 1.0}
 """Fraction of each method's own number of steps."""

@@ -14,8 +14,9 @@ Two rows closer than their own rounding are duplicates: distance exactly 0, grad
 """
 
 import torch
-from moedd_loaders.errors import NonFiniteError, UsageError
 from torch import Tensor
+
+from moedd_loaders.errors import NonFiniteError, UsageError
 
 __all__ = [
     "MIN_ROWS",

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from moedd_loaders.manifest import Diversity
 from torch import Tensor
 from torch.func import functional_call
 
@@ -22,6 +21,7 @@ from moedd.diversity import (
 from moedd.experts import Expert
 from moedd.pool import Pool, StoredNetwork
 from moedd.streams import Streams
+from moedd_loaders.manifest import Diversity
 
 
 def features(pool: Pool, network: StoredNetwork, images: Tensor, layer: str) -> Tensor:

@@ -17,11 +17,11 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-from moedd_loaders.errors import UsageError
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from moedd import distcorr
+from moedd_loaders.errors import UsageError
 
 __all__ = [
     "DiversityConfig",

@@ -13,11 +13,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 import torch
-from moedd_loaders.dataset import DistilledDataset
-from moedd_loaders.decode import decode, decode_labels
-from moedd_loaders.manifest import Manifest, TilesDecode
-from moedd_loaders.read import StoredSet
-from moedd_loaders.records import Record
 from torch import Tensor
 
 from moedd import __version__
@@ -27,6 +22,11 @@ from moedd.profile import Profile
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd.train import Augment, Fetch, Recipe, Trainer, accuracy
+from moedd_loaders.dataset import DistilledDataset
+from moedd_loaders.decode import decode, decode_labels
+from moedd_loaders.manifest import Manifest, TilesDecode
+from moedd_loaders.read import StoredSet
+from moedd_loaders.records import Record
 
 
 @dataclass(frozen=True)

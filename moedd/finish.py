@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from moedd_loaders.manifest import Manifest, Part, Provenance, Source
-from moedd_publish.write import ExpertRows, write_set
 
 from moedd import __version__
 from moedd.config import RunConfig
@@ -16,6 +14,8 @@ from moedd.profile import Profile, peak_memory_bytes
 from moedd.realdata import RealData
 from moedd.runstate import RunState
 from moedd.streams import Streams
+from moedd_loaders.manifest import Manifest, Part, Provenance, Source
+from moedd_publish.write import ExpertRows, write_set
 
 
 def source_of(real: RealData) -> Source:

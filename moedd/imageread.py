@@ -16,9 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 __all__ = [
     "RULES",
@@ -71,6 +68,8 @@ def decode_image(data: bytes) -> Decoded:
         raise UnreadableImageError("0 bytes")
     try:
         if _is_plain_jpeg(data):
+            from torchvision.io import ImageReadMode, decode_jpeg
+
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return Decoded(decode_jpeg(buffer, ImageReadMode.UNCHANGED).numpy(), ())
         with Image.open(io.BytesIO(data)) as image:
@@ -131,6 +130,8 @@ def _to_bytes(
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24] == 16:
         # Pillow keeps only the upper byte of 16-bit colour: read all 16 bits instead.
         rules.append("bits16")
+        from torchvision.io import decode_png
+
         raw = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         return _split_alpha(_from_16_bits(raw.permute(1, 2, 0).numpy()))
     if mode.startswith("I"):
@@ -211,6 +212,9 @@ def fit_size(pixels: Pixels, size: tuple[int, int]) -> tuple[Pixels, str | None]
     height, width = pixels.shape[1:]
     if (height, width) == size:
         return pixels, None
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
     scale = max(size[0] / height, size[1] / width)
     scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))

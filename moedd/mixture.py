@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from moedd_loaders.errors import MoeddError, UsageError, from_oserror
-from moedd_loaders.manifest import Manifest
-from moedd_publish.preview import preview_grid
-from moedd_publish.write import check_target
 
 from moedd.config import RunConfig
 from moedd.diversify import diversity_step
@@ -28,6 +24,10 @@ from moedd.progress import JsonLog, Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
 from moedd.streams import Streams
+from moedd_loaders.errors import MoeddError, UsageError, from_oserror
+from moedd_loaders.manifest import Manifest
+from moedd_publish.preview import preview_grid
+from moedd_publish.write import check_target
 
 _PREVIEW_SECONDS = 60.0
 _TIMED_STEPS = 2

@@ -19,8 +19,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from moedd_loaders.errors import UsageError, unknown
 from torch import Tensor, nn
+
+from moedd_loaders.errors import UsageError, unknown
 
 _DEPTHS = (1, 2, 3, 4, 5, 6)
 _VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)  # 0: 2x2 max pooling

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from moedd_loaders.errors import DataError
 from torch import Tensor
 
 from moedd.realdata import RealData
 from moedd.streams import Streams
+from moedd_loaders.errors import DataError
 
 PartRule = Literal["stratified", "all"]
 

@@ -6,10 +6,9 @@
 
 from dataclasses import replace
 
-from moedd_loaders.errors import UsageError, unknown
-
 from moedd.augment import DSA_FAMILIES
 from moedd.train import Recipe
+from moedd_loaders.errors import UsageError, unknown
 
 PROTOCOLS = ("common", "idc")
 DEFAULT_EPOCHS = 1000

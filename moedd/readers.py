@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moedd_loaders.errors import DataError
-
 from moedd.datatable import DataSpec
 from moedd.imagescan import FileSlice, Item
+from moedd_loaders.errors import DataError
 
 __all__ = [
     "ACCEPTED",

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from moedd_loaders.errors import DataError, UsageError
 
 from moedd.datatable import DATA, DataSpec, unknown_data
 from moedd.imageread import RULES, fit_channels, fit_size
 from moedd.imagescan import BadImage, Scanned, ScanProgress, scan
 from moedd.readers import ACCEPTED, Opened, SplitSource, open_image_folder, open_tars
 from moedd.realsplit import HOLDOUT, RealData, RealSplit, fingerprint, stratified_holdout
+from moedd_loaders.errors import DataError, UsageError
 
 __all__ = [
     "MIN_SIDE",

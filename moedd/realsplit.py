@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from moedd_loaders.errors import DataError
 from torch import Tensor
+
+from moedd_loaders.errors import DataError
 
 __all__ = ["HOLDOUT", "RealData", "RealSplit", "fingerprint", "stratified_holdout"]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moedd_loaders.errors import ConflictError, UsageError
 from torch import Tensor
 
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.config import RunConfig
 from moedd.experts import Expert
+from moedd_loaders.errors import ConflictError, UsageError
 
 
 @dataclass

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from moedd.experts import expert_class, method_names
+from moedd.tables import counted, records_table
 from moedd_loaders.manifest import (
     PREVIEW,
     ExpertEntry,
@@ -12,11 +17,6 @@ from moedd_loaders.manifest import (
 )
 from moedd_loaders.records import read_records
 from moedd_loaders.resolve import Resolved, resolve
-from rich.console import Console
-from rich.table import Table
-
-from moedd.experts import expert_class, method_names
-from moedd.tables import records_table
 
 
 def _console() -> Console:
@@ -37,7 +37,7 @@ def show_set(name: str, as_json: bool = False) -> None:
     console.print(experts_table(manifest))
     records = read_records(manifest, found.folder)
     if records:
-        console.print(records_table(records, _count(len(records), "record")))
+        console.print(records_table(records, counted(len(records), "record")))
     else:
         console.print("no records yet: moedd evaluate " + name, highlight=False, markup=False)
 
@@ -54,7 +54,7 @@ def summary(manifest: Manifest, found: Resolved) -> list[str]:
         f"budget: {budget.images} stored images, {budget.image_bytes:,} bytes of pixels, "
         f"{budget.label_bytes:,} bytes of labels",
         f"labels: {manifest.labels.kind}; pixels: unit space, float32, not clipped",
-        f"evaluation: {manifest.evaluation}",
+        f"evaluation: {_evaluation(manifest)}",
     ]
     if manifest.diversity is not None:
         d = manifest.diversity
@@ -96,8 +96,10 @@ def experts_table(manifest: Manifest) -> Table:
     return table
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
+def _evaluation(manifest: Manifest) -> str:
+    settings = manifest.evaluation
+    text = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return text or "not stated"
 
 
 def _counts(counts: list[int]) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from moedd_loaders.errors import AuthError, DataError, MoeddError, NetworkError
 
 from moedd.datatable import CONVERT_BRANCH, DataSpec
 from moedd.imagescan import Item
 from moedd.readers import Opened, SplitSource, named_classes, no_train, split_files, test_split
+from moedd_loaders.errors import AuthError, DataError, MoeddError, NetworkError
 
 __all__ = ["HUB_ID", "hub_error", "open_hub", "open_hub_splits", "open_parquet"]
 

@@ -4,14 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from moedd_loaders.manifest import PREVIEW
-from moedd_loaders.records import Record
 from rich.console import Console
 from rich.table import Table
+
+from moedd_loaders.manifest import PREVIEW
+from moedd_loaders.records import Record
 
 USAGE = """from moedd import load_distilled
 ds = load_distilled("{name}"{fuse})
 images, labels = next(iter(ds.batches(64)))"""
+
+
+def counted(n: int, what: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:

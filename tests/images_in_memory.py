@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from moedd_loaders.dataset import DistilledDataset
 from torch import Tensor
+
+from moedd_loaders.dataset import DistilledDataset
 
 
 def memory(

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moedd_loaders.manifest import Manifest
-from moedd_loaders.names import parse_name
-
 from moedd.cli import main
 from moedd.config import RunConfig, resolve_config
 from moedd.diversity import DiversityConfig
@@ -26,6 +23,8 @@ from moedd.pool import PoolConfig
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.realdata import RealData, load_real
+from moedd_loaders.manifest import Manifest
+from moedd_loaders.names import parse_name
 
 TINY = (
     *("width=8", "pool.networks=1", "pool.steps=2", "pool.every=1", "pool.batch=8"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import to_view
 from moedd_loaders.manifest import parquet_path, tar_path

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import DecodeRule, TilesDecode
-from torch import Tensor
 
 __all__ = ["decode", "decode_factor", "decode_index", "decode_labels"]
 

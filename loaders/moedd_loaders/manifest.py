@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from moedd_loaders.errors import InvalidSetError, NonFiniteError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moedd_loaders.errors import InvalidSetError, NonFiniteError
 
 __all__ = [
     "CHECKSUMS",

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import file_sha256, row_id
 from moedd_loaders.manifest import TENSORS, Manifest
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 __all__ = ["StoredSet", "check_file", "read_tensors"]
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from moedd_loaders.errors import InvalidSetError, from_oserror
 from moedd_loaders.manifest import RESULTS, Manifest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["Record", "append_records", "read_records", "records_path"]
 

@@ -13,9 +13,6 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from moedd_loaders.decode import decode, decode_labels
-from moedd_loaders.errors import NonFiniteError, UsageError, unknown
-from moedd_loaders.manifest import DecodeRule, NoDecode, TrainedIn
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -23,6 +20,9 @@ from moedd.parts import PartData, denormalize, normalize
 from moedd.pool import Pool
 from moedd.profile import Profile
 from moedd.streams import Streams
+from moedd_loaders.decode import decode, decode_labels
+from moedd_loaders.errors import NonFiniteError, UsageError, unknown
+from moedd_loaders.manifest import DecodeRule, NoDecode, TrainedIn
 
 Space = Literal["unit", "normalized"]
 

@@ -19,7 +19,6 @@ from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value
@@ -30,6 +29,7 @@ from moedd.experts.live import LiveNetwork
 from moedd.experts.mosaic import mosaics, shrink
 from moedd.parts import normalize
 from moedd.streams import Streams
+from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _MATCH_AUGMENT = ("color", "crop", "cutout")
 

@@ -19,7 +19,6 @@ from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
@@ -27,6 +26,7 @@ from torch.func import functional_call, grad_and_value
 from moedd.augment import apply_draw, draw_dsa
 from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, Space, register_expert
 from moedd.experts.mosaic import mosaics, shrink
+from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from moedd_loaders.decode import decode_factor
 from moedd_loaders.errors import DataError, NonFiniteError
 from moedd_loaders.hashes import content_sha256, row_id, to_view, training_sha256, view_sha256
 from moedd_loaders.manifest import Budget, DecodeRule, ExpertEntry, Part, Source, TrainedIn
-from torch import Tensor
-
 from moedd_publish.rows import Rows, encode_png
 
 __all__ = ["Built", "ExpertRows"]

@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 import yaml
+
 from moedd_loaders.manifest import (
     ExpertEntry,
     Manifest,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from moedd_loaders.hashes import to_view
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from moedd_loaders.hashes import to_view
 from moedd_publish.files import put
 
 __all__ = ["preview_grid"]

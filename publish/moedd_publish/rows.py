@@ -6,9 +6,10 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from moedd_loaders.errors import DataError
 from PIL import Image
 from torch import Tensor
+
+from moedd_loaders.errors import DataError
 
 __all__ = ["Rows", "encode_png"]
 

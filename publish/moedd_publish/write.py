@@ -14,6 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
 from moedd_loaders.errors import (
     ConflictError,
     DataError,
@@ -41,9 +44,6 @@ from moedd_loaders.manifest import (
     tar_path,
 )
 from moedd_loaders.names import is_slug
-from safetensors.torch import save as save_tensors
-from torch import Tensor
-
 from moedd_publish.built import Built, ExpertRows
 from moedd_publish.card import render_card
 from moedd_publish.files import put, scratch_name

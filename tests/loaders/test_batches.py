@@ -9,10 +9,11 @@ import pytest
 import torch
 from factories import make_rows, make_set, make_source
 from images_in_memory import epoch, memory
+from torch import Tensor
+
 from moedd_loaders.dataset import load_distilled
 from moedd_loaders.fuse import ExpertMix
 from moedd_loaders.manifest import NoDecode
-from torch import Tensor
 
 
 def test_batch_transform_sees_normalised_images_before_mixing() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from images_in_memory import memory
-from moedd_loaders.dataset import DistilledDataset
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from moedd_loaders.dataset import DistilledDataset
 
 N, CLASSES = 22, 3
 Epoch = tuple[Tensor, Tensor]

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from factories import COLUMN_TILES, make_set, make_source
 from images_in_memory import epoch, memory
+from safetensors.torch import load_file
+from torch import Tensor
+
 from moedd_loaders.dataset import DistilledDataset, load_distilled
 from moedd_loaders.decode import decode, decode_index
 from moedd_loaders.errors import InvalidSetError, SetNotFoundError, UsageError
 from moedd_loaders.fuse import ExpertMix
-from safetensors.torch import load_file
-from torch import Tensor
 
 
 @pytest.fixture(scope="module")

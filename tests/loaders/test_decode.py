@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moedd_loaders.decode import decode, decode_factor, decode_index, decode_labels
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import NoDecode, TilesDecode

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from moedd_loaders.draws import LAM, Draws, dirichlet
 from scipy import stats
+
+from moedd_loaders.draws import LAM, Draws, dirichlet
 
 GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 

@@ -4,6 +4,7 @@ import errno
 import pickle
 
 import pytest
+
 from moedd_loaders import errors
 
 

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import UsageError
-from moedd_loaders.fuse import FUSE_MODES, ExpertMix, Pool
 from scipy import stats
 from torch import Tensor
+
+from moedd_loaders.errors import UsageError
+from moedd_loaders.fuse import FUSE_MODES, ExpertMix, Pool
 
 CLASSES = 5
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from moedd_loaders.hashes import (
     content_sha256,
     file_sha256,
@@ -15,7 +17,6 @@ from moedd_loaders.hashes import (
     view_sha256,
 )
 from moedd_loaders.manifest import NoDecode, TilesDecode, TrainedIn
-from torch import Tensor
 
 
 def rows() -> tuple[list[str], Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import factories
 import pytest
+
 from moedd_loaders.errors import InvalidSetError, NonFiniteError
 from moedd_loaders.manifest import (
     Manifest,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moedd_loaders.errors import UsageError
 from moedd_loaders.names import SetName, is_slug, parse_name
 

@@ -7,10 +7,11 @@ from typing import Any
 import factories
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.manifest import TENSORS, Manifest
 from moedd_loaders.read import read_tensors
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import factories
 import pytest
+
 from moedd_loaders.errors import DiskFullError, InvalidSetError
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.records import Record, append_records, read_records

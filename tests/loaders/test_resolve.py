@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from moedd_loaders import resolve as module
 from moedd_loaders.errors import SetNotFoundError, UsageError
 from moedd_loaders.resolve import bundled_names, home, known_names, resolve

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.manifest import TENSORS
 from moedd_loaders.validate import validate_set
-from PIL import Image
-from safetensors.numpy import load_file, save_file
 
 TAR = "webdataset/train-00001.tar"
 PARQUET = "data/train-00001-of-00002.parquet"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from moedd_loaders.errors import UsageError
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -22,6 +21,7 @@ from moedd.augment import (
     draw_idc,
     select_families,
 )
+from moedd_loaders.errors import UsageError
 
 SHAPE = (3, 6, 8)
 both_modes = pytest.mark.parametrize("shared", [True, False])

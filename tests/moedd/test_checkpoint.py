@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from moedd_loaders.errors import MoeddError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from moedd.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from moedd_loaders.errors import MoeddError
 
 
 def tensors(fill: float = 1.5) -> dict[str, Tensor]:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runfactories import cli, payload, tiny_arguments, tree
+
+from moedd.cli import DEFAULT_SET, parse_size
+from moedd.tables import usage_lines
 from moedd_loaders import load_distilled
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import read_manifest
 from moedd_loaders.records import read_records
 from moedd_loaders.validate import validate_set
-from runfactories import cli, payload, tiny_arguments, tree
-
-from moedd.cli import DEFAULT_SET, parse_size
-from moedd.tables import usage_lines
 
 
 def test_distil_evaluate_and_load(home: Path) -> None:

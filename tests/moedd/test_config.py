@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import UsageError
-from moedd_loaders.names import parse_name
 
 from moedd.config import RunConfig, resolve_config, schedule_fraction
 from moedd.experts.idc import IDCConfig
 from moedd.experts.idm import IDMConfig
+from moedd_loaders.errors import UsageError
+from moedd_loaders.names import parse_name
 
 CIFAR = (3, 32, 32)
 DIGITS = (1, 8, 8)

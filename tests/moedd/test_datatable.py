@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from moedd_loaders.errors import UsageError
 from sklearn.datasets import load_digits
 
 from moedd.datatable import CONVERT_BRANCH, DATA, DataSpec, aliases, unknown_data
 from moedd.realdata import load_real
+from moedd_loaders.errors import UsageError
 
 CLASS_COUNTS = dict.fromkeys(DATA, 10) | {"cifar100": 100}
 

@@ -8,10 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from moedd_loaders.manifest import read_manifest
-from moedd_loaders.names import parse_name
-from moedd_loaders.read import read_tensors
-from moedd_loaders.resolve import resolve
 from runfactories import digits, profile
 
 from moedd.config import EvaluationConfig, resolve_config
@@ -19,6 +15,10 @@ from moedd.evaluate import Job, Row, evaluate
 from moedd.mixture import Effort, Places, distill
 from moedd.progress import Reporter
 from moedd.protocols import protocol_recipe
+from moedd_loaders.manifest import read_manifest
+from moedd_loaders.names import parse_name
+from moedd_loaders.read import read_tensors
+from moedd_loaders.resolve import resolve
 
 MARGIN = 0.05
 """Accuracy by which the distilled set beats random mosaics; measured: see docs/results.md."""

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import UsageError
 from torch import Tensor
 
 from moedd.distcorr import (
@@ -19,6 +18,7 @@ from moedd.distcorr import (
     linear_cka,
     pairing_floor,
 )
+from moedd_loaders.errors import UsageError
 
 BOTH = pytest.mark.parametrize("unbiased", [False, True])
 

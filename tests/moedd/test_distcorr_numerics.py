@@ -3,10 +3,10 @@
 import dcor
 import pytest
 import torch
-from moedd_loaders.errors import NonFiniteError
 from torch import Tensor
 
 from moedd.distcorr import distance_correlation, distance_matrix, linear_cka, pairing_floor
+from moedd_loaders.errors import NonFiniteError
 
 BOTH = pytest.mark.parametrize("unbiased", [False, True])
 

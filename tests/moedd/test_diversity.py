@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from moedd_loaders.errors import NonFiniteError, UsageError
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from moedd.diversity import (
     diversity_report,
     weight_for_ratio,
 )
+from moedd_loaders.errors import NonFiniteError, UsageError
 
 BOTH = pytest.mark.parametrize("unbiased", [False, True])
 

@@ -12,11 +12,6 @@ import torch
 from enginefactories import random_data
 from factories import COLUMN_TILES, ROW_TILES, make_rows, make_set, make_source
 from imagefactories import png, write_tree
-from moedd_loaders import load_distilled
-from moedd_loaders.decode import decode
-from moedd_loaders.manifest import NoDecode, read_manifest
-from moedd_loaders.read import StoredSet, read_tensors
-from moedd_loaders.records import read_records
 from runfactories import cli, digits, profile
 
 from moedd.evaluate import (
@@ -33,6 +28,11 @@ from moedd.evaluate import (
 from moedd.protocols import protocol_recipe
 from moedd.realdata import RealData, RealSplit
 from moedd.streams import Streams
+from moedd_loaders import load_distilled
+from moedd_loaders.decode import decode
+from moedd_loaders.manifest import NoDecode, read_manifest
+from moedd_loaders.read import StoredSet, read_tensors
+from moedd_loaders.records import read_records
 
 ONE_EPOCH = protocol_recipe("common", 1)
 

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 import torch
 from enginefactories import random_data
-from moedd_loaders import load_distilled
-from moedd_loaders.errors import ConflictError, DataError, UsageError
-from moedd_loaders.manifest import NoDecode, TilesDecode, read_manifest
-from moedd_loaders.validate import validate_set
 from PIL import Image
 from runfactories import config_on, digits, payload, profile, tiny_config, tiny_run
 
@@ -22,6 +18,10 @@ from moedd.mixture import Effort, Mixture, Places, distill
 from moedd.parts import split_parts
 from moedd.progress import Reporter
 from moedd.streams import Streams
+from moedd_loaders import load_distilled
+from moedd_loaders.errors import ConflictError, DataError, UsageError
+from moedd_loaders.manifest import NoDecode, TilesDecode, read_manifest
+from moedd_loaders.validate import validate_set
 
 Rows = list[dict[str, Any]]
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import UsageError
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -22,6 +21,7 @@ from moedd.networks import (
     network_names,
     smallest_side,
 )
+from moedd_loaders.errors import UsageError
 
 
 def seeded(seed: int = 0) -> torch.Generator:

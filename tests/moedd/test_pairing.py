@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import UsageError
 
 from moedd.diversity import DiversityConfig, draw_pair, draw_pairs, pair_rows
+from moedd_loaders.errors import UsageError
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -7,11 +7,11 @@ import torch
 from enginefactories import digits, random_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.errors import DataError
 
 from moedd.parts import PartData, PartRule, denormalize, normalize, split_parts, whole
 from moedd.realdata import RealData
 from moedd.streams import Streams
+from moedd_loaders.errors import DataError
 
 
 def numbered(counts: list[int]) -> RealData:

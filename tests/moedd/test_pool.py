@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from enginefactories import TINY_POOL, WIDTH, digits, make_pool, random_data
-from moedd_loaders.errors import MoeddError
 
 from moedd.checkpoint import load_checkpoint
 from moedd.networks import build_network
@@ -20,6 +19,7 @@ from moedd.pool import (
     pool_key,
 )
 from moedd.train import Trainer, accuracy
+from moedd_loaders.errors import MoeddError
 
 PART = whole(digits(2, 24))
 TWO = TINY_POOL.model_copy(update={"networks": 2, "steps": 5})

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from enginefactories import digits, make_pool
-from moedd_loaders.errors import UsageError
 from torch.optim.lr_scheduler import MultiStepLR
 
 from moedd.parts import whole
 from moedd.protocols import PROTOCOLS, protocol_recipe
 from moedd.streams import Streams
 from moedd.train import Recipe, Trainer
+from moedd_loaders.errors import UsageError
 
 
 def rates(recipe: Recipe) -> list[float]:

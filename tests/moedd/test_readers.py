@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imagefactories import class_folders, png, write_parquet, write_tar, write_tree
-from moedd_loaders.errors import DataError
 
 from moedd.datatable import DATA
 from moedd.readers import Opened, SplitSource, open_image_folder, open_tars, order_classes
 from moedd.tablereaders import open_parquet
+from moedd_loaders.errors import DataError
 
 
 def labels(source: SplitSource | None) -> list[int]:

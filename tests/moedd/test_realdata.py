@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from imagefactories import class_folders, encoded, noise, png, write_parquet, write_tar, write_tree
-from moedd_loaders.errors import AuthError, DataError, MoeddError, NetworkError, UsageError
 
 from moedd.realdata import RealSplit, fingerprint, load_real, stratified_holdout
 from moedd.tablereaders import hub_error, open_hub_splits
+from moedd_loaders.errors import AuthError, DataError, MoeddError, NetworkError, UsageError
 
 
 def test_digits_whole_and_fixed() -> None:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from moedd_loaders.manifest import read_manifest
-from moedd_loaders.validate import validate_set
 from runfactories import cli, payload, tiny_arguments, tiny_run
 
 from moedd.mixture import Effort
 from moedd.progress import JsonLog
 from moedd.runstate import RunFolder
+from moedd_loaders.manifest import read_manifest
+from moedd_loaders.validate import validate_set
 
 NAME = "digits-idm-1x2"
 LONG = ("idm.steps=40", "diversity.every=4", "idm.batch_real=16")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from enginefactories import random_data
-from moedd_loaders.errors import ConflictError, DiskFullError, MoeddError, UsageError
 from runfactories import config_on, digits, profile, tiny_config, tiny_run, tree
 
 from moedd.config import RunConfig
@@ -18,6 +17,7 @@ from moedd.mixture import Effort, Mixture
 from moedd.progress import Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
+from moedd_loaders.errors import ConflictError, DiskFullError, MoeddError, UsageError
 
 REAL = "sha256:" + "a" * 64
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from factories import COLUMN_TILES, make_rows, make_set, make_source
-from moedd_loaders.manifest import NoDecode, read_manifest
-from moedd_loaders.records import Record, append_records
 from runfactories import cli
 
 from moedd.experts import method_names
 from moedd.show import describe_experts
+from moedd_loaders.manifest import NoDecode, read_manifest
+from moedd_loaders.records import Record, append_records
 
 
 @pytest.fixture

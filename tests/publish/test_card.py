@@ -7,6 +7,7 @@ from typing import Any
 import factories
 import torch
 import yaml
+
 from moedd_loaders.decode import decode
 from moedd_loaders.manifest import Manifest, NoDecode, TilesDecode
 from moedd_publish.card import render_card

@@ -11,9 +11,10 @@ import factories
 import numpy as np
 import pytest
 import webdataset
+from safetensors.numpy import load_file
+
 from moedd_loaders.hashes import content_sha256, view_sha256
 from moedd_loaders.manifest import read_manifest
-from safetensors.numpy import load_file
 
 SHAPES = [(3, 8, 8), (1, 9, 13)]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moedd_publish import preview_grid
 from PIL import Image
+
+from moedd_publish import preview_grid
 
 
 def draw(

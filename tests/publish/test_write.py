@@ -9,6 +9,7 @@ from typing import Any
 import factories
 import pytest
 import torch
+
 from moedd_loaders.errors import (
     AuthError,
     ConflictError,

@@ -10,8 +10,6 @@ import torch
 from enginefactories import digits, make_expert, random_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.decode import decode
-from moedd_loaders.errors import NonFiniteError, UsageError
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -19,6 +17,8 @@ from moedd.experts import base, expert_class, method_names, register_expert
 from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, config_fields
 from moedd.experts.idm import IDM
 from moedd.parts import whole
+from moedd_loaders.decode import decode
+from moedd_loaders.errors import NonFiniteError, UsageError
 
 METHODS = ("idm", "idm_plain", "idc", "idc_i")
 

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moedd_loaders.decode import decode
-from moedd_loaders.manifest import TilesDecode
 from torch import Tensor
 
 from moedd.experts.mosaic import cell_size, mosaics, shrink
+from moedd_loaders.decode import decode
+from moedd_loaders.manifest import TilesDecode
 
 
 def noise(*shape: int) -> Tensor:
