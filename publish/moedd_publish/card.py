@@ -111,6 +111,7 @@ def _words(manifest: Manifest) -> dict[str, str]:
         "moedd": manifest.provenance.moedd or "(version not recorded)",
         "source": f"{origin}{revision}, split `{source.split}`",
         "license": source.license,
+        "notes": "".join(f"* {note}\n" for note in source.notes),
         "diversity": _diversity(manifest),
     }
 

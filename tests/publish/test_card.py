@@ -87,3 +87,9 @@ def test_source_and_counts_are_told(tmp_path: Path) -> None:
     assert "Licence of the source: **mit**" in body
     assert "6 images of (3, 8, 8)" in body
     assert "$" not in body
+
+
+def test_what_was_done_to_the_data_is_told(tmp_path: Path) -> None:
+    manifest = factories.make_set(tmp_path / "s")
+    told = render_card(change(manifest, notes=["first note", "re-encoded as JPEG"]))
+    assert "* first note\n* re-encoded as JPEG\n" in told
