@@ -50,8 +50,9 @@ def distill(
         str | None, typer.Option("--name", help="Call the set this instead of NAME.")
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help="smoke, short, paper or a number: part of the methods' own steps.")
-    ] = "short",
+        str | None,
+        typer.Option(help="smoke, short (default), paper or a number: part of the methods' steps."),
+    ] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Fit the schedule to these hours of matching.")
     ] = None,

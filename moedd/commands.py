@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
-from moedd.evaluate import Job, Row, evaluate
+from moedd.datatable import DATA
+from moedd.evaluate import Job, Row, evaluate, job_identity
 from moedd.experts import method_names
-from moedd.mixture import Effort, Places, distill
+from moedd.mixture import Effort, Places, distill, scaled
 from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
@@ -22,9 +23,11 @@ from moedd_loaders.fuse import FUSE_MODES
 from moedd_loaders.manifest import Manifest, read_manifest
 from moedd_loaders.names import SetName, is_slug, parse_name
 from moedd_loaders.read import StoredSet, read_tensors
-from moedd_loaders.records import Record, append_records
+from moedd_loaders.records import Record, append_records, read_records
 from moedd_loaders.resolve import Resolved, home, resolve
 from moedd_publish.write import check_target
+
+DEFAULT_SCHEDULE = "short"
 
 
 def run_distill(
@@ -36,7 +39,7 @@ def run_distill(
     skip_bad: bool,
     note: str | None,
     set_name: str | None,
-    schedule: str,
+    schedule: str | None,
     max_hours: float | None,
     overrides: list[str],
     seed: int,
@@ -52,30 +55,73 @@ def run_distill(
     if not is_slug(called):
         raise UsageError(f"--name {called!r} cannot name a set: expected [a-z0-9][a-z0-9_+.-]*")
     places = Places(home(), home() / "sets" / called, called)
-    effort = Effort(schedule_fraction(schedule), max_hours, checkpoint_seconds)
+    if schedule is not None and max_hours is not None:
+        raise UsageError(
+            f"--schedule {schedule} and --max-hours {max_hours} are both given: give one of them"
+        )
+    effort = Effort(
+        schedule_fraction(schedule or DEFAULT_SCHEDULE),
+        max_hours,
+        checkpoint_seconds,
+        f"--schedule {schedule}" if schedule else f"--max-hours {max_hours}" if max_hours else None,
+    )
     reporter = Reporter()
-    if resume and _finished(places):
+    evaluates = evaluate_after or (evaluate_after is None and parsed.data == "digits")
+    finished = resume and _finished(places)
+    if finished:
         reporter.say(f"{called} is finished already: {places.target}")
-        return
+        if not evaluates:
+            return
     if not print_config and not resume:
         check_target(places.target, overwrite)
+    shape = _known_shape(parsed.data, data, size, channels)
+    if shape is not None:
+        # A wrong setting is refused, and the settings are shown, before any data are read.
+        config = resolve_config(parsed, shape, seed=seed, data_path=data, overrides=overrides)
+        if print_config:
+            _print_config(config, schedule, effort)
+            return
     real = load_real(parsed.data, path=data, size=size, channels=channels, skip_bad=skip_bad)
     if note:
         real.notes.append(note)
     config = resolve_config(parsed, real.shape, seed=seed, data_path=data, overrides=overrides)
     if print_config:
-        print(json.dumps(config.model_dump(mode="json"), indent=1))
+        _print_config(config, schedule, effort)
         return
     real.require_per_class(_needed(parsed, config), f"{name} ({parsed.budget} images per class)")
     profile = choose_profile()
     reporter.say(_announcement(name, config, real, profile))
-    distill(
-        config, real, places, effort, profile,
-        resume=resume, overwrite=overwrite, reporter=reporter,
-    )  # fmt: skip
-    if evaluate_after or (evaluate_after is None and parsed.data == "digits"):
+    if not finished:
+        distill(
+            config, real, places, effort, profile,
+            resume=resume, overwrite=overwrite, reporter=reporter,
+        )  # fmt: skip
+    if evaluates:
         _evaluate_default(places, config, real, profile, reporter)
     print_usage(places.target, called, len(config.methods))
+
+
+def _known_shape(
+    data: str, path: str | None, size: int | tuple[int, int] | None, channels: int | None
+) -> tuple[int, int, int] | None:
+    """(C, H, W) of a known alias; None where only the data can tell."""
+    spec = DATA.get(data)
+    if spec is None or path is not None:
+        return None
+    sides = (size, size) if isinstance(size, int) else size or spec.size
+    return None if sides is None else (channels or spec.channels, *sides)
+
+
+def _print_config(config: RunConfig, schedule: str | None, effort: Effort) -> None:
+    """The resolved settings as JSON, with what the schedule makes of each expert's steps."""
+    fitted = effort.max_hours is not None
+    plan = {
+        "schedule": None if fitted else schedule or DEFAULT_SCHEDULE,
+        "fraction": None if fitted else effort.fraction,
+        "max_hours": effort.max_hours,
+        "steps": None if fitted else [scaled(e.steps, effort.fraction) for e in config.experts],
+    }
+    print(json.dumps({**config.model_dump(mode="json"), "schedule": plan}, indent=1))
 
 
 def _needed(parsed: SetName, config: RunConfig) -> int:
@@ -109,9 +155,14 @@ def _evaluate_default(
     rows += [Row("distilled"), *(Row("random", draw=d) for d in range(3)), Row("full")]
     jobs = _jobs(rows, [config.network], settings.repeats)
     plan = _Plan(jobs, settings.protocol, settings.epochs, settings.width, seed=0)
-    records = _run(
-        read_tensors(places.target, manifest), real, plan, profile, reporter, places.target
-    )
+    # What a killed evaluation left behind counts: only the rest is trained.
+    known = {record.identity: record for record in read_records(manifest, places.target)}
+    recipe = protocol_recipe(plan.protocol, plan.epochs)
+    missing = [job for job in jobs if job_identity(job, real, recipe, plan.width, 0) not in known]
+    stored = read_tensors(places.target, manifest)
+    _run(stored, real, replace(plan, jobs=missing), profile, reporter, places.target)
+    known = {record.identity: record for record in read_records(manifest, places.target)}
+    records = [known[job_identity(job, real, recipe, plan.width, 0)] for job in jobs]
     print_table(records, f"accuracy on {len(real.test)} held-out images of {real.data}")
 
 
@@ -146,6 +197,11 @@ def run_evaluate(
                 "vanilla (any two images) or none"
             )
     _, height, width_px = manifest.shape
+    if data is None and manifest.source.data not in DATA and manifest.source.hub_id is None:
+        raise UsageError(
+            f"{manifest.name} was made from {manifest.source.data!r}, which is no data set that "
+            "moedd knows by name: say where its real data are with --data"
+        )
     real = load_real(
         manifest.source.data,
         path=data,
@@ -169,6 +225,10 @@ def run_evaluate(
     )
     reporter = Reporter()
     reporter.say(f"evaluating {manifest.name} ({found})")
+    if real.fingerprint != manifest.source.fingerprint:
+        reporter.say(
+            "note: these real data are not, byte for byte, those that the set was made from"
+        )
     records = _run(stored, real, plan, choose_profile(), reporter, _records_folder(found))
     print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")
 

@@ -17,7 +17,7 @@ from moedd.pool import PoolConfig
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.names import SetName
 
-SCHEDULES: dict[str, float] = {"smoke": 0.0005, "short": 0.02, "paper": 1.0}
+SCHEDULES: dict[str, float] = {"smoke": 0.00005, "short": 0.02, "paper": 1.0}
 """Fraction of each method's own number of steps."""
 
 
@@ -59,13 +59,16 @@ class RunConfig(BaseModel):
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _small_data(data: str) -> dict[str, Any]:
-    """Settings of the embedded default: 8x8 digits need no large network and no long pool.
+def _data_settings(name: SetName) -> dict[str, Any]:
+    """Settings of a run that depend on its data.
 
-    The diversity step is as long as two image steps, every tenth tick: at the general 0.05 its
-    effect on digits is below what one can measure (docs/results.md).
+    MNIST with IDC mosaics has no CutMix anywhere (IDC's preset). Digits are the embedded default:
+    8x8 pixels need no large network and no long pool. Their diversity step is as long as two image
+    steps: at the general 0.05 its effect is below what one can measure (docs/results.md).
     """
-    if data != "digits":
+    if name.data == "mnist" and "idc" in name.methods:
+        return {"pool": PoolConfig(cutmix=0.0)}
+    if name.data != "digits":
         return {}
     return {
         "width": 32,
@@ -100,7 +103,7 @@ def resolve_config(
         "ipc": name.ipc,
         "seed": seed,
         "network": fitting_network(shape[1:], shape[0]),
-        **_small_data(name.data),
+        **_data_settings(name),
     }
     presets = {
         method: expert_class(method).config_class.preset(name.data, name.ipc, shape)

@@ -4,6 +4,7 @@ Source: method step 4 and Eq. 2-3. The step is plain SGD, apart from the experts
 its length is a stated ratio of the expert's last image step; both norms are logged.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def features(pool: Pool, network: StoredNetwork, images: Tensor, layer: str) -> 
 
 
 def diversity_step(
-    experts: Sequence[Expert], pool: Pool, config: DiversityConfig, streams: Streams
+    experts: Sequence[Expert], config: DiversityConfig, streams: Streams
 ) -> list[dict[str, Any]]:
     """One diversity step on the drawn pair(s); returns one log row per pair.
 
@@ -42,8 +43,11 @@ def diversity_step(
     rows = []
     for i, j in draw_pairs(config, len(experts), streams.generator("pair")):
         own = streams.scope(i, j)
-        network = pool.draw(own.generator("network"))
         pair = (experts[i], experts[j])
+        # With a pool for each expert, the features are now of one's, now of the other's.
+        side = int(torch.randint(2, (), generator=own.generator("side")))
+        pool = pair[side].pool
+        network = pool.draw(own.generator("network"))
         leaves = [e.images.detach().clone().requires_grad_(e.steps > 0) for e in pair]
         sides: list[Tensor] = []
         for expert, leaf in zip(pair, leaves, strict=True):
@@ -81,7 +85,8 @@ def _move(expert: Expert, gradient: Tensor, config: DiversityConfig) -> dict[str
         weight = weight_for_ratio(
             norm, expert.last_step_norm, ratio=config.ratio, lr=expert.image_lr
         )
-    with torch.no_grad():
+    # Not even zero times a broken gradient may reach the images.
+    if weight > 0 and math.isfinite(norm):
         expert.images.sub_(gradient, alpha=expert.image_lr * weight)
     e = expert.part.index
     return {
@@ -94,14 +99,15 @@ def _move(expert: Expert, gradient: Tensor, config: DiversityConfig) -> dict[str
 
 @torch.no_grad()
 def report(
-    experts: Sequence[Expert], pool: Pool, config: DiversityConfig, streams: Streams
+    experts: Sequence[Expert], config: DiversityConfig, streams: Streams
 ) -> Diversity | None:
-    """Dependence between the finished experts under the pool's oldest network.
+    """Dependence between the finished experts under the oldest network of the first one's pool.
 
     None for a single expert, or where there are too few images for the unbiased value.
     """
     if len(experts) < 2:
         return None
+    pool = experts[0].pool
     oldest = max(pool.stored, key=lambda stored: stored.steps)
     sets, labels = [], []
     for expert in experts:

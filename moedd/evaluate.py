@@ -218,6 +218,16 @@ def evaluate(
         )  # fmt: skip
 
 
+def job_identity(
+    job: Job, real: RealData, recipe: Recipe, width: int, seed: int
+) -> tuple[str | int, ...]:
+    """`Record.identity` of the record that a job will give."""
+    return (
+        real.fingerprint, job.row.variant, job.row.fuse, job.network, recipe.name, width, seed,
+        job.repeat, job.row.draw,
+    )  # fmt: skip
+
+
 def _record(
     manifest: Manifest, real: RealData, recipe: Recipe, job: Job, trainer: Trainer, right: float,
     n_train: int, profile: Profile, epochs: int, seed: int, seconds: float, width: int,

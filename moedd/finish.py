@@ -9,7 +9,6 @@ from moedd import __version__
 from moedd.config import RunConfig
 from moedd.diversify import report
 from moedd.experts import Expert
-from moedd.pool import Pool
 from moedd.profile import Profile, peak_memory_bytes
 from moedd.realdata import RealData
 from moedd.runstate import RunState
@@ -18,8 +17,8 @@ from moedd_loaders.manifest import Manifest, Part, Provenance, Source
 from moedd_publish.write import ExpertRows, write_set
 
 
-def source_of(real: RealData) -> Source:
-    """The manifest's description of the real data."""
+def source_of(real: RealData, notes: Sequence[str]) -> Source:
+    """The manifest's description of the real data, with what was noted when the run began."""
     channels, height, width = real.shape
     return Source(
         data=real.data,
@@ -33,7 +32,7 @@ def source_of(real: RealData) -> Source:
         mean=list(real.mean),
         std=list(real.std),
         class_order=real.class_order,
-        notes=list(real.notes),
+        notes=list(notes),
     )
 
 
@@ -56,7 +55,6 @@ def write_result(
     config: RunConfig,
     real: RealData,
     experts: Sequence[Expert],
-    pool: Pool,
     target: Path,
     name: str,
     state: RunState,
@@ -83,14 +81,14 @@ def write_result(
     return write_set(
         target,
         name=name,
-        source=source_of(real),
+        source=source_of(real, real.notes if state.notes is None else state.notes),
         experts=[rows_of(expert) for expert in experts],
         evaluation=config.evaluation.model_dump(mode="json"),
-        diversity=report(experts, pool, config.diversity, Streams(config.seed)),
+        diversity=report(experts, config.diversity, Streams(config.seed)),
         provenance=provenance,
         recipe={
             **config.model_dump(mode="json", exclude={"data_path"}),
-            "pool_key": pool.key,
+            "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),
             "fraction": state.fraction,
             "profile": profile.name,
         },

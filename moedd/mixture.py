@@ -44,11 +44,15 @@ class Places:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to do: a fraction of the schedules, or the hours to fit it to."""
+    """How much to do: a fraction of the schedules, or the hours to fit it to.
+
+    `asked` is the option that says so, None where it is the default.
+    """
 
     fraction: float = 1.0
     max_hours: float | None = None
     checkpoint_seconds: float = 60.0
+    asked: str | None = None
 
     def __post_init__(self) -> None:
         # Refused here, before anything is read, trained or written. (NaN is not above 0 either.)
@@ -82,15 +86,23 @@ def distill(
         resuming = run.prepare(config, real.fingerprint, resume, overwrite)
         mixture = Mixture.build(config, real, places.home, profile, reporter)
         if resuming:
-            state = run.load(mixture.experts)
-            reporter.say(f"resuming at tick {state.tick} from {run.checkpoint}")
+            state = run.load(mixture.experts, effort.asked)
+            torch.set_num_threads(state.threads)
+            reporter.say(
+                f"resuming at tick {state.tick} from {run.checkpoint}, {state.threads} threads"
+            )
         else:
-            state = RunState(fraction=mixture.choose_fraction(effort, reporter))
+            state = RunState(
+                fraction=mixture.choose_fraction(effort, reporter),
+                asked=effort.asked,
+                notes=list(real.notes),
+                threads=torch.get_num_threads(),
+            )
             run.save(config, state, mixture.experts, real.fingerprint)
         _iterate(mixture, run, state, effort, reporter)
         _save_preview(mixture, run)
         manifest = write_result(
-            config, real, mixture.experts, mixture.pool, places.target, places.name, state,
+            config, real, mixture.experts, places.target, places.name, state,
             profile, overwrite or resuming,
         )  # fmt: skip
         run.checkpoint.unlink()
@@ -102,6 +114,11 @@ def distill(
     finally:
         reporter.end()
     return manifest
+
+
+def scaled(steps: int, fraction: float) -> int:
+    """Steps at a fraction of a schedule: at least one of a method that has any."""
+    return max(1, round(steps * fraction)) if steps else 0
 
 
 class Mixture:
@@ -116,7 +133,6 @@ class Mixture:
     ) -> None:
         self.config, self.parts, self.pools, self.profile = config, parts, pools, profile
         self.streams = Streams(config.seed)
-        self.pool = pools[0]
         self.experts = self._make_experts()
 
     @classmethod
@@ -152,8 +168,8 @@ class Mixture:
         return experts
 
     def steps(self, fraction: float) -> list[int]:
-        """Steps of each expert at this fraction of its schedule (at least one)."""
-        return [max(1, round(e.steps * fraction)) if e.steps else 0 for e in self.experts]
+        """Steps of each expert at this fraction of its schedule."""
+        return [scaled(expert.steps, fraction) for expert in self.experts]
 
     def tick(self, number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
         """Bring every expert to the progress of tick `number` (from 1); returns log rows."""
@@ -166,7 +182,7 @@ class Mixture:
                 rows[-1]["image_step"] = expert.last_step_norm
         if self.diverse and number % self.config.diversity.every == 0:
             streams = self.streams.scope("diversity", number)
-            for row in diversity_step(self.experts, self.pool, self.config.diversity, streams):
+            for row in diversity_step(self.experts, self.config.diversity, streams):
                 rows.append({"tick": number, **row})
         return rows
 
@@ -191,9 +207,7 @@ class Mixture:
                 seconds += expert.steps * (time.perf_counter() - began) / _TIMED_STEPS
         if self.diverse:
             began = time.perf_counter()
-            diversity_step(
-                spare.experts, self.pool, self.config.diversity, self.streams.scope("timing")
-            )
+            diversity_step(spare.experts, self.config.diversity, self.streams.scope("timing"))
             ticks = max(expert.steps for expert in self.experts)
             seconds += ticks / self.config.diversity.every * (time.perf_counter() - began)
         fraction = min(1.0, effort.max_hours * 3600 / max(seconds, 1e-9))

@@ -7,7 +7,7 @@ cached under `$MOEDD_HOME/pools/KEY`, where KEY covers the real data, the networ
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +64,7 @@ class Pool:
     network: Network
     stored: tuple[StoredNetwork, ...]
     key: str
+    config: PoolConfig = field(default_factory=PoolConfig)
 
     def draw(self, generator: torch.Generator) -> StoredNetwork:
         """One stored network, uniformly."""
@@ -93,8 +94,8 @@ def real_batch(part: PartData, rows: Tensor) -> Fetch:
 def pool_key(part: PartData, network: Network, width: int, config: PoolConfig) -> str:
     """What a pool is cached under: a digest of data, network and recipe."""
     spec: dict[str, Any] = {
-        "format": 1,
-        "data": part.fingerprint,
+        "format": 2,
+        "data": [part.fingerprint, part.mean, part.std, part.flip],
         "network": [network.name, width, network.channels, network.classes, network.size],
         "recipe": config.model_dump(exclude={"train_on"}),
     }
@@ -132,7 +133,7 @@ def load_pool(
             stored += _read_one(path)
     for parameter in template.parameters():
         parameter.requires_grad_(False)
-    return Pool(template, tuple(stored), key)
+    return Pool(template, tuple(stored), key, config)
 
 
 def _train_one(

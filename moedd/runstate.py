@@ -21,13 +21,21 @@ from moedd_loaders.errors import ConflictError, UsageError
 
 @dataclass
 class RunState:
-    """How far a run is. `fraction` of the schedule; `tick` of the longest expert's steps done."""
+    """How far a run is, and what it was started with.
+
+    `fraction` of the schedule, and the option that `asked` for it; `tick`: steps done of the
+    longest expert; `notes` on the real data; `threads` of the arithmetic, which decide its last
+    bits.
+    """
 
     fraction: float
     tick: int = 0
     log_position: int = 0
     seconds: float = 0.0
     losses: dict[str, float] | None = None
+    asked: str | None = None
+    notes: list[str] | None = None
+    threads: int = 1
 
 
 class RunFolder:
@@ -87,9 +95,17 @@ class RunFolder:
         }
         save_checkpoint(self.checkpoint, tensors, meta)
 
-    def load(self, experts: Sequence[Expert]) -> RunState:
-        """Put the checkpoint's state into the experts."""
+    def load(self, experts: Sequence[Expert], asked: str | None = None) -> RunState:
+        """Put the checkpoint's state into the experts.
+
+        Raises UsageError: `asked` (the schedule given now) is not what the run was started with.
+        """
         tensors, meta = load_checkpoint(self.checkpoint)
+        if asked is not None and meta["asked"] is not None and asked != meta["asked"]:
+            raise UsageError(
+                f"the run in {self.folder} was started with {meta['asked']} and {asked} is given "
+                "now: resume without it, or start anew with --overwrite"
+            )
         for e, expert in enumerate(experts):
             own = f"{e}/"
             expert.load_state_dict(

@@ -21,10 +21,13 @@ def counted(n: int, what: str) -> str:
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by (network, protocol, variant, fuse), in order of appearance."""
+    """Records by what is comparable: network and width, protocol, variant, fuse, real data."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        key = (record.network, record.protocol, record.variant, record.fuse)
+        width = str(record.config.get("width", ""))
+        own = record.network if width in ("", "128") else f"{record.network}, width {width}"
+        network = own if record.network.startswith("convnet") else record.network
+        key = (network, record.protocol, record.variant, record.fuse, record.data_fingerprint)
         groups.setdefault(key, []).append(record)
     return groups
 
@@ -37,7 +40,7 @@ def records_table(records: Sequence[Record], title: str) -> Table:
     for column in ("images", "accuracy %", "n"):
         table.add_column(column, justify="right")
     names = {"random": "random real images", "full": "all real images"}
-    for (network, protocol, variant, fuse), group in grouped(records).items():
+    for (network, protocol, variant, fuse, _), group in grouped(records).items():
         values = [100 * record.accuracy for record in group]
         spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
         # At chance: within two standard deviations of a guess, or no better.

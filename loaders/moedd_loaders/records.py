@@ -55,6 +55,16 @@ class Record(BaseModel):
     n_train: int
     test_images: int
 
+    @property
+    def identity(self) -> tuple[str | int, ...]:
+        """Which network this is: a second record of the same one replaces the first."""
+        numbers = (self.config.get(key, 0) for key in ("width", "repeat", "draw"))
+        width, repeat, draw = numbers
+        return (
+            self.data_fingerprint, self.variant, self.fuse, self.network, self.protocol, width,
+            self.seed, repeat, draw,
+        )  # fmt: skip
+
 
 def records_path(set_folder: Path | None, training_sha256: str) -> Path:
     """Where new records of a set go: into its folder, or under `$MOEDD_HOME/records`."""
@@ -88,7 +98,9 @@ def append_records(
 
 
 def read_records(manifest: Manifest, folder: Path | str | None) -> list[Record]:
-    """All records of a set, each once: those in its folder, then those in `$MOEDD_HOME/records`.
+    """All records of a set: those in its folder, then those in `$MOEDD_HOME/records`.
+
+    Of two records of one and the same network the later one counts.
 
     Records of the same name that carry another `training_sha256` (the set was made anew since)
     are left out.
@@ -100,11 +112,11 @@ def read_records(manifest: Manifest, folder: Path | str | None) -> list[Record]:
     paths = [records_path(None, wanted)]
     if folder is not None:
         paths.insert(0, records_path(Path(folder), wanted))
-    found: dict[str, Record] = {}
+    found: dict[tuple[str | int, ...], Record] = {}
     for path in paths:
         for record in _read(path):
             if record.set_hash == wanted:
-                found.setdefault(record.model_dump_json(), record)
+                found[record.identity] = record
     return list(found.values())
 
 

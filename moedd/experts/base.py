@@ -134,7 +134,7 @@ class Expert:
             raise NonFiniteError(
                 f"{term} of expert {self.part.index} ({self.method}) is {value} at its step "
                 f"{self.done + 1} of {self.steps}; the last checkpoint holds the last good images: "
-                "lower the image step size (--set) and start again with --resume or --overwrite"
+                "lower the image step size (--set) and start anew with --overwrite"
             )
         return value
 

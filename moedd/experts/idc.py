@@ -11,7 +11,9 @@ Deviations from the published code:
   stored checkpoints). `networks="live"` is the published default: a fresh network for every outer
   iteration, trained on `train_images` real images after each step.
 * The published "random" initial images are the first of each class; an expert's part is shuffled,
-  so its first images are a random draw, and two experts never start from the same ones.
+  so its first images are a random draw, and two experts never start from the same ones. A class
+  with fewer images than its mosaics need is gone through again.
+* Sides that the factor does not divide are padded with the data mean, not with 0.5.
 """
 
 from collections.abc import Mapping
@@ -134,7 +136,7 @@ class IDC(Expert):
             gradient, value = self._class_gradient(c, parameters, streams.scope("class", c))
             total += self.finite(float(value), "matching loss")
             self.optimizer.step(c, self.rows(c), gradient)
-        self.last_step_norm = float((self.images - before).norm())
+        self.last_step_norm = self.finite(float((self.images - before).norm()), "image step")
         if self.config.networks == "live":
             self.live.train(self.done)
         self.done += 1

@@ -6,7 +6,8 @@ term keeps them recognisable. Images live in normalised space and are never clam
 
 Deviations from the published code, each for a stated reason:
 * networks come from a stored pool with ages spread over training, not from a live queue (three
-  quarters of the published cost is training that queue);
+  quarters of the published cost is training that queue); the pool's recipe is IDC's (batches of 64
+  with colour, crop and CutMix), not IDM's plain batches of 256, because one pool serves all;
 * the network is frozen and one forward pass serves matching and cross-entropy: the same image
   gradients at a third of the synthetic cost;
 * A, the training accuracy that weighs the cross-entropy, is the checkpoint's accuracy in percent on
@@ -135,7 +136,7 @@ class IDM(Expert):
             sums["match"] += self.finite(float(match), "matching loss")
             sums["ce"] += self.finite(weight * float(ce), "cross-entropy term")
             self.optimizer.step(c, self.rows(c), gradient)
-        self.last_step_norm = float((self.images - before).norm())
+        self.last_step_norm = self.finite(float((self.images - before).norm()), "image step")
         self.done += 1
         return {name: value / len(self.part.rows) for name, value in sums.items()}
 

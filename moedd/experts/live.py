@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moedd.networks import build_network
 from moedd.parts import PartData
-from moedd.pool import Pool, PoolConfig, network_recipe, real_batch
+from moedd.pool import Pool, network_recipe, real_batch
 from moedd.streams import Streams
 from moedd.train import Trainer, shuffled_batches
 
@@ -17,13 +17,14 @@ _PREFIX = "live."
 class LiveNetwork:
     """Fresh at every outer iteration, then trained on `images` real images after each step.
 
-    The recipe is IDC's: batches of 64, colour and crop, CutMix half of the time. Until the first
+    The recipe is the pool's, by default IDC's: batches of 64, colour and crop, CutMix half of the
+    time. Until the first
     use nothing is built, so experts with stored networks pay nothing for it.
     """
 
     def __init__(self, pool: Pool, part: PartData, images: int, streams: Streams) -> None:
         self.pool, self.part = pool, part
-        self.config = PoolConfig()
+        self.config = pool.config
         self.per_step = -(-images // self.config.batch)
         self.streams = streams.scope("live")
         self.outer = -1

@@ -34,7 +34,7 @@ def mixture_of(methods: tuple[str, ...], home: Path, ipc: int = 2) -> Mixture:
 def moved(mixture: Mixture, config: DiversityConfig, seed: int = 0) -> tuple[list[float], Any]:
     """Distance that each expert's images move in one diversity step, and the log row."""
     before = [expert.images.clone() for expert in mixture.experts]
-    rows = diversity_step(mixture.experts, mixture.pool, config, Streams(seed))
+    rows = diversity_step(mixture.experts, config, Streams(seed))
     after = [expert.images for expert in mixture.experts]
     return [float((a - b).norm()) for a, b in zip(after, before, strict=True)], rows[0]
 
@@ -86,13 +86,13 @@ def test_the_gradient_is_that_of_the_distance_correlation(home: Path) -> None:
     """Central difference of dCor along the step, with the pairing that storage order gives."""
     mixture = mixture_of(("idm_plain", "idm_plain"), home)
     config = DiversityConfig(ratio=1e-3, reshuffle=False)
-    network = mixture.pool.draw(Streams(0).scope(0, 1).generator("network"))
+    network = mixture.experts[0].pool.draw(Streams(0).scope(0, 1).generator("network"))
     before = [expert.images.clone() for expert in mixture.experts]
 
     def value(images: list[torch.Tensor]) -> float:
         sides = [
             functional_call(
-                mixture.pool.network,
+                mixture.experts[0].pool.network,
                 network.parameters,
                 (expert.training_images(x),),
                 {"features": True},
@@ -150,7 +150,7 @@ def test_the_step_depends_on_its_stream_alone(home: Path) -> None:
     images = []
     for seed in (3, 3, 4):
         mixture = mixture_of(("idm", "idc", "idm"), home)
-        diversity_step(mixture.experts, mixture.pool, DiversityConfig(), Streams(seed))
+        diversity_step(mixture.experts, DiversityConfig(), Streams(seed))
         images.append(torch.cat([expert.images for expert in mixture.experts]))
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
@@ -158,15 +158,18 @@ def test_the_step_depends_on_its_stream_alone(home: Path) -> None:
 
 def test_report_uses_the_oldest_network(home: Path) -> None:
     mixture = mixture_of(("idm", "idm"), home)
-    found = report(mixture.experts, mixture.pool, DiversityConfig(), Streams(0))
+    found = report(mixture.experts, DiversityConfig(), Streams(0))
     assert found is not None
     assert 0 <= found.unbiased <= found.biased <= 1
     assert 0 < found.floor < 1
     assert 0 <= found.cka <= 1
-    oldest = max(mixture.pool.stored, key=lambda stored: stored.steps)
-    alone = type(mixture.pool)(mixture.pool.network, (oldest,), mixture.pool.key)
-    assert report(mixture.experts, alone, DiversityConfig(), Streams(0)) == found
-    assert report(mixture.experts[:1], mixture.pool, DiversityConfig(), Streams(0)) is None
+    oldest = max(mixture.experts[0].pool.stored, key=lambda stored: stored.steps)
+    alone = type(mixture.experts[0].pool)(
+        mixture.experts[0].pool.network, (oldest,), mixture.experts[0].pool.key
+    )
+    mixture.experts[0].pool = alone
+    assert report(mixture.experts, DiversityConfig(), Streams(0)) == found
+    assert report(mixture.experts[:1], DiversityConfig(), Streams(0)) is None
 
 
 def test_features_have_a_graph_to_the_images(home: Path) -> None:
@@ -174,7 +177,12 @@ def test_features_have_a_graph_to_the_images(home: Path) -> None:
     expert: Expert = mixture.experts[0]
     leaf = expert.images.clone().requires_grad_()
     for layer, width in (("embedding", None), ("logits", 3)):
-        made = features(mixture.pool, mixture.pool.stored[0], expert.training_images(leaf), layer)
+        made = features(
+            mixture.experts[0].pool,
+            mixture.experts[0].pool.stored[0],
+            expert.training_images(leaf),
+            layer,
+        )
         assert made.shape[0] == 24
         assert width in (None, made.shape[1])
         (gradient,) = torch.autograd.grad(made.sum(), leaf)
