@@ -39,7 +39,7 @@ def test_two_experts_make_a_valid_set(finished_home: Path) -> None:
     folder = finished_home / "sets" / "pair"
     manifest = validate_set(folder)
     assert [entry.method for entry in manifest.experts] == ["idm", "idm"]
-    assert manifest.source == source_of(digits())
+    assert manifest.source == source_of(digits(), digits().notes)
     for entry in manifest.experts:
         assert isinstance(entry.decode, TilesDecode)
         assert entry.stored_per_class == [1] * 10

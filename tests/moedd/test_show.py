@@ -90,8 +90,9 @@ def test_records_become_a_table(tmp_path: Path, moedd_home: Path) -> None:
     """Records beside the set and in `$MOEDD_HOME/records` are merged."""
     manifest = make_set(tmp_path / "toy")
     digest = manifest.training_sha256
-    for accuracy in (0.60, 0.64):
-        append_records(tmp_path / "toy", [record(digest, accuracy)], digest)
+    for repeat, accuracy in enumerate((0.60, 0.64)):
+        made = record(digest, accuracy, config={"repeat": repeat})
+        append_records(tmp_path / "toy", [made], digest)
     random = record(digest, 0.333, variant="random", config={"draw": 0})
     append_records(None, [random], digest)
     append_records(None, [record("of another set", 0.99)], digest)

@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_names_step_expert_and_term(method: str) -> No
     with pytest.raises(NonFiniteError) as caught:
         expert.step()
     message = str(caught.value)
-    for said in ("matching loss", f"expert 1 ({method})", "nan", "step 2 of 20", "--resume"):
+    for said in ("matching loss", f"expert 1 ({method})", "nan", "step 2 of 20", "--overwrite"):
         assert said in message, said
     assert caught.value.exit_code == 1
     assert expert.images.isfinite().all()
