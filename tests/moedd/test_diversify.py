@@ -13,7 +13,7 @@ from runfactories import config_on, profile, tiny_run
 from torch.func import functional_call
 
 from moedd.distcorr import distance_correlation
-from moedd.diversify import diversity_step, features, report
+from moedd.diversify import _move, diversity_step, features, report
 from moedd.diversity import DiversityConfig
 from moedd.experts import Expert
 from moedd.mixture import Mixture
@@ -187,3 +187,14 @@ def test_features_have_a_graph_to_the_images(home: Path) -> None:
         assert width in (None, made.shape[1])
         (gradient,) = torch.autograd.grad(made.sum(), leaf)
         assert float(gradient.norm()) > 0
+
+
+def test_a_broken_gradient_never_reaches_the_images(home: Path) -> None:
+    mixture = mixture_of(("idm", "idm"), home)
+    expert = mixture.experts[0]
+    before = expert.images.clone()
+    broken = torch.full_like(expert.images, float("nan"))
+    for ratio in (0.05, None):
+        row = _move(expert, broken, DiversityConfig(ratio=ratio))
+        assert torch.equal(expert.images, before)
+        assert not row["diversity_gradient_0"] > 0

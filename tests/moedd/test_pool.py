@@ -1,6 +1,7 @@
 """The pool: trained once, found again, taken up after a kill, keyed by what decides it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,13 @@ def test_files_of_a_pool_are_checkpoints_of_parameters_and_ages(tmp_path: Path) 
     tensors, meta = load_checkpoint(tmp_path / pool.key / "network-00.safetensors")
     assert [age["steps"] for age in meta["ages"]] == [2, 4, 5]
     assert {name.split(".", 1)[0] for name in tensors} == {"0", "1", "2"}
+
+
+def test_normalisation_is_part_of_the_key() -> None:
+    part = whole(digits(2, 4))
+    network = make_pool(part).network
+    keys = {
+        pool_key(replace(part, **change), network, 8, PoolConfig())
+        for change in ({}, {"mean": (0.1,)}, {"std": (0.1,)}, {"flip": not part.flip})
+    }
+    assert len(keys) == 4
