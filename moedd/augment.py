@@ -332,11 +332,9 @@ def apply_cutmix(x: Tensor, draw: CutMixDraw) -> Tensor:
     return mixed
 
 
-def cutmix_loss(logits: Tensor, y: Tensor, draw: CutMixDraw) -> Tensor:
-    """rho * CE(logits, y) + (1 - rho) * CE(logits, y[perm]), means over the batch.
+def cutmix_targets(targets: Tensor, draw: CutMixDraw) -> Tensor:
+    """Target probabilities (n, classes) of the mixed batch: rho * own + (1 - rho) * received.
 
-    logits (n, classes); y int64 (n,) or float probabilities (n, classes).
+    Cross-entropy is linear in its targets, so their loss is IDC's weighted sum of two losses.
     """
-    other = y[draw.perm.to(y.device)]
-    own, received = F.cross_entropy(logits, y), F.cross_entropy(logits, other)
-    return draw.rho * own + (1 - draw.rho) * received
+    return draw.rho * targets + (1 - draw.rho) * targets[draw.perm.to(targets.device)]

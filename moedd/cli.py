@@ -29,6 +29,10 @@ SizeOption = Annotated[
 ChannelsOption = Annotated[
     int | None, typer.Option("--channels", help="Convert images to 1 or 3 channels.")
 ]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(help="How the arithmetic runs: auto (default), float32 or fast (bfloat16)."),
+]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
 ]
@@ -74,6 +78,7 @@ def distill(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints.")
     ] = 60.0,
+    profile: ProfileOption = None,
 ) -> None:
     """Distil real data into a set, written to $MOEDD_HOME/sets/NAME."""
     from moedd.commands import run_distill
@@ -95,6 +100,7 @@ def distill(
         evaluate_after=evaluate_after,
         print_config=print_config,
         checkpoint_seconds=checkpoint_seconds,
+        profile_name=profile,
     )
 
 
@@ -127,6 +133,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Width of ConvNets (default: the set's).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the evaluation.")] = 0,
+    profile: ProfileOption = None,
 ) -> None:
     """Train fresh networks on a set, test them on real data, write benchmark records."""
     from moedd.commands import run_evaluate
@@ -145,6 +152,7 @@ def evaluate(
         skip_bad=skip_bad,
         width=width,
         seed=seed,
+        profile_name=profile,
     )
 
 

@@ -17,6 +17,7 @@ from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, protocol_recipe
 from moedd.realdata import RealData, load_real
+from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
 from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES
@@ -48,6 +49,7 @@ def run_distill(
     evaluate_after: bool | None,
     print_config: bool,
     checkpoint_seconds: float,
+    profile_name: str | None,
 ) -> None:
     """`moedd distill`: resolve, distil, write, and for digits evaluate."""
     parsed = parse_name(name, method_names())
@@ -89,7 +91,7 @@ def run_distill(
         _print_config(config, schedule, effort)
         return
     real.require_per_class(_needed(parsed, config), f"{name} ({parsed.budget} images per class)")
-    profile = choose_profile()
+    profile = choose_profile(profile_name or _begun_with(places, resume) or "auto")
     reporter.say(_announcement(name, config, real, profile))
     if not finished:
         distill(
@@ -133,6 +135,11 @@ def _finished(places: Places) -> bool:
     return (places.target / "moedd.json").is_file() and not run.exists()
 
 
+def _begun_with(places: Places, resume: bool) -> str | None:
+    """The profile that the run to be resumed was started with."""
+    return RunFolder(places.home / "runs" / places.name).profile_name() if resume else None
+
+
 def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile) -> str:
     channels, height, width = real.shape
     notes = f" ({'; '.join(real.notes)})" if real.notes else ""
@@ -140,8 +147,7 @@ def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile
         f"{name}: {counted(len(config.methods), 'expert')} ({', '.join(config.methods)}), "
         f"{counted(config.ipc, 'image')} per class each, from {len(real.train)} images of "
         f"{channels}x{height}x{width}{notes}\n"
-        f"matched under {config.network} on {profile.device} ({profile.processor}), "
-        f"{profile.name}, {profile.threads} threads, allocator {profile.allocator}"
+        f"matched under {config.network} on {profile.device} ({profile.processor}), {profile}"
     )
 
 
@@ -158,11 +164,15 @@ def _evaluate_default(
     # What a killed evaluation left behind counts: only the rest is trained.
     known = {record.identity: record for record in read_records(manifest, places.target)}
     recipe = protocol_recipe(plan.protocol, plan.epochs)
-    missing = [job for job in jobs if job_identity(job, real, recipe, plan.width, 0) not in known]
+
+    def identity(job: Job) -> tuple[str | int, ...]:
+        return job_identity(job, real, recipe, plan.width, 0, profile.name)
+
+    missing = [job for job in jobs if identity(job) not in known]
     stored = read_tensors(places.target, manifest)
     _run(stored, real, replace(plan, jobs=missing), profile, reporter, places.target)
     known = {record.identity: record for record in read_records(manifest, places.target)}
-    records = [known[job_identity(job, real, recipe, plan.width, 0)] for job in jobs]
+    records = [known[identity(job)] for job in jobs]
     print_table(records, f"accuracy on {len(real.test)} held-out images of {real.data}")
 
 
@@ -181,6 +191,7 @@ def run_evaluate(
     skip_bad: bool,
     width: int | None,
     seed: int,
+    profile_name: str | None,
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
@@ -229,7 +240,8 @@ def run_evaluate(
         reporter.say(
             "note: these real data are not, byte for byte, those that the set was made from"
         )
-    records = _run(stored, real, plan, choose_profile(), reporter, _records_folder(found))
+    profile = choose_profile(profile_name or "auto")
+    records = _run(stored, real, plan, profile, reporter, _records_folder(found))
     print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")
 
 

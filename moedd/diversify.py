@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from moedd.arithmetic import arithmetic
 from moedd.diversity import (
     DiversityConfig,
     DiversityLoss,
@@ -21,15 +21,21 @@ from moedd.diversity import (
 )
 from moedd.experts import Expert
 from moedd.pool import Pool, StoredNetwork
+from moedd.profile import Profile
 from moedd.streams import Streams
 from moedd_loaders.manifest import Diversity
 
 
-def features(pool: Pool, network: StoredNetwork, images: Tensor, layer: str) -> Tensor:
+def features(
+    pool: Pool,
+    network: StoredNetwork,
+    images: Tensor,
+    layer: str,
+    profile: Profile | None = None,
+) -> Tensor:
     """Features (n, d) of normalised images under a stored network, with a graph to the images."""
-    embedding, logits = functional_call(
-        pool.network, network.parameters, (images,), {"features": True}
-    )
+    functions = arithmetic(pool.network, (profile or Profile()).for_work(0))
+    embedding, logits = functions.features(network.parameters, images)
     return embedding if layer == "embedding" else logits
 
 
@@ -53,7 +59,7 @@ def diversity_step(
         for expert, leaf in zip(pair, leaves, strict=True):
             _, labels = expert.decoded()
             sides += [
-                features(pool, network, expert.training_images(leaf), config.layer),
+                features(pool, network, expert.training_images(leaf), config.layer, expert.profile),
                 labels,
             ]
         loss, record = DiversityLoss(config)(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from moedd import __version__
+from moedd.arithmetic import forward_operations
 from moedd.experts.mosaic import mosaics, shrink
 from moedd.networks import build_network
 from moedd.profile import Profile
@@ -159,7 +160,7 @@ OnEpoch = Callable[[int, float], None]
 
 def train_network(
     data: TrainingData, recipe: Recipe, network: str, real: RealData, streams: Streams,
-    width: int = 128, on_epoch: OnEpoch | None = None,
+    width: int = 128, on_epoch: OnEpoch | None = None, profile: Profile | None = None,
 ) -> Trainer:  # fmt: skip
     """Train a fresh network by `recipe`; the trainer holds it and its step count."""
     channels, height, width_px = real.shape
@@ -171,7 +172,9 @@ def train_network(
         width=width,
         generator=streams.generator("init"),
     )
-    trainer = Trainer(net, recipe, streams, real.flip)
+    work = 3 * forward_operations(net) * recipe.passes * len(data)
+    profile = (profile or Profile()).for_work(work)
+    trainer = Trainer(net, recipe, streams, real.flip, profile)
     for epoch in range(recipe.passes):
         order = torch.randperm(len(data), generator=streams.generator("epoch", epoch))
         loss = torch.zeros(())
@@ -210,8 +213,11 @@ def evaluate(
             if on_epoch is not None:
                 on_epoch(job, epoch, loss)
 
-        trainer = train_network(data, recipe, job.network, real, streams, width, told)
-        right = accuracy(trainer.network, real.test.images, real.test.labels, real.normalized)
+        trainer = train_network(data, recipe, job.network, real, streams, width, told, profile)
+        right = accuracy(
+            trainer.network, real.test.images, real.test.labels, real.normalized,
+            profile=trainer.arithmetic.profile,
+        )  # fmt: skip
         yield _record(
             stored.manifest, real, recipe, job, trainer, right, len(data), profile, epochs, seed,
             time.perf_counter() - began, width,
@@ -219,12 +225,12 @@ def evaluate(
 
 
 def job_identity(
-    job: Job, real: RealData, recipe: Recipe, width: int, seed: int
+    job: Job, real: RealData, recipe: Recipe, width: int, seed: int, profile: str
 ) -> tuple[str | int, ...]:
     """`Record.identity` of the record that a job will give."""
     return (
         real.fingerprint, job.row.variant, job.row.fuse, job.network, recipe.name, width, seed,
-        job.repeat, job.row.draw,
+        job.repeat, job.row.draw, profile,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from moedd.experts import Expert, expert_class
 from moedd.finish import write_result
 from moedd.parts import PartData, split_parts, whole
 from moedd.pool import Pool, load_pool
-from moedd.profile import Profile
+from moedd.profile import NOMINAL_RATE, Profile
 from moedd.progress import JsonLog, Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
@@ -86,7 +86,7 @@ def distill(
         resuming = run.prepare(config, real.fingerprint, resume, overwrite)
         mixture = Mixture.build(config, real, places.home, profile, reporter)
         if resuming:
-            state = run.load(mixture.experts, effort.asked)
+            state = run.load(mixture.experts, profile, effort.asked)
             torch.set_num_threads(state.threads)
             reporter.say(
                 f"resuming at tick {state.tick} from {run.checkpoint}, {state.threads} threads"
@@ -97,8 +97,11 @@ def distill(
                 asked=effort.asked,
                 notes=list(real.notes),
                 threads=torch.get_num_threads(),
+                profile=profile.name,
+                precision=profile.precision,
             )
             run.save(config, state, mixture.experts, real.fingerprint)
+        mixture.settle(state.fraction)
         _iterate(mixture, run, state, effort, reporter)
         _save_preview(mixture, run)
         manifest = write_result(
@@ -143,12 +146,16 @@ class Mixture:
         parts = split_parts(
             real, len(config.methods), config.parts, Streams(config.seed), config.ipc
         )
-        trained_on = [whole(real)] if config.pool.train_on == "all" else parts
+        parts = [part.to(profile.device) for part in parts]
+        trained_on = [whole(real).to(profile.device)] if config.pool.train_on == "all" else parts
         pools = []
         for part in trained_on:
             pools.append(
-                load_pool(part, config.network, config.width, config.pool, home / "pools", reporter)
-            )
+                load_pool(
+                    part, config.network, config.width, config.pool, home / "pools", reporter,
+                    profile,
+                )
+            )  # fmt: skip
         return cls(config, parts, pools, profile)
 
     def _make_experts(self) -> list[Expert]:
@@ -170,6 +177,11 @@ class Mixture:
     def steps(self, fraction: float) -> list[int]:
         """Steps of each expert at this fraction of its schedule."""
         return [scaled(expert.steps, fraction) for expert in self.experts]
+
+    def settle(self, fraction: float) -> None:
+        """Choose every expert's form of the arithmetic for its work at this fraction."""
+        for expert, steps in zip(self.experts, self.steps(fraction), strict=True):
+            expert.settle(expert.step_operations() * steps)
 
     def tick(self, number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
         """Bring every expert to the progress of tick `number` (from 1); returns log rows."""
@@ -197,6 +209,8 @@ class Mixture:
         if effort.max_hours is None:
             return effort.fraction
         spare = Mixture(self.config, self.parts, self.pools, self.profile)
+        for expert in spare.experts:
+            expert.settle(effort.max_hours * 3600 * NOMINAL_RATE)
         seconds = 0.0
         for expert in spare.experts:
             if expert.steps:

@@ -5,7 +5,7 @@ shuffled with the run's seed; sizes of one class differ by at most one image bet
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ PartRule = Literal["stratified", "all"]
 
 @dataclass(frozen=True, eq=False)
 class PartData:
-    """Real images of one expert, kept as uint8 on the host.
+    """Real images of one expert, kept as uint8.
 
     `images` (n, C, H, W) uint8, `labels` (n,) int64, `rows[c]` the positions of class c in the
     order this part holds them; `mean`/`std` per channel in unit space.
@@ -45,6 +45,12 @@ class PartData:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def to(self, device: str) -> "PartData":
+        """The same part with its images and labels on `device`; rows stay on the host."""
+        if self.images.device.type == device:
+            return self
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def unit(self, rows: Tensor) -> Tensor:
         """Images at `rows` in unit space: float32, 0 black, 1 white."""

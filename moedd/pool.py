@@ -16,9 +16,11 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from moedd.arithmetic import forward_operations
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, build_network
 from moedd.parts import PartData
+from moedd.profile import Profile
 from moedd.progress import Reporter
 from moedd.streams import Streams
 from moedd.train import Fetch, Recipe, Trainer, accuracy, shuffled_batches
@@ -91,10 +93,13 @@ def real_batch(part: PartData, rows: Tensor) -> Fetch:
     return lambda augment, _: (augment(part.normalized(rows)), part.labels[rows])
 
 
-def pool_key(part: PartData, network: Network, width: int, config: PoolConfig) -> str:
-    """What a pool is cached under: a digest of data, network and recipe."""
+def pool_key(
+    part: PartData, network: Network, width: int, config: PoolConfig, precision: str = "float32"
+) -> str:
+    """What a pool is cached under: a digest of data, network, recipe and precision."""
     spec: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
+        "precision": precision,
         "data": [part.fingerprint, part.mean, part.std, part.flip],
         "network": [network.name, width, network.channels, network.classes, network.size],
         "recipe": config.model_dump(exclude={"train_on"}),
@@ -109,8 +114,10 @@ def load_pool(
     config: PoolConfig,
     folder: Path,
     reporter: Reporter | None = None,
+    profile: Profile | None = None,
 ) -> Pool:
-    """The pool of these settings from `folder`, training what is not there yet.
+    """The pool of these settings from `folder`, training what is not there yet. Its networks lie
+    on the profile's device.
 
     A killed call goes on with the first network that is not whole; two calls at once wait for each
     other.
@@ -120,7 +127,11 @@ def load_pool(
     template = build_network(
         network_name, channels=channels, classes=len(part.classes), size=size, width=width
     )
-    key = pool_key(part, template, width, config)
+    profile = profile or Profile()
+    # Per network: how one is computed must not depend on how many are there already.
+    work = 3 * forward_operations(template) * config.steps * config.batch
+    profile = profile.for_work(work)
+    key = pool_key(part, template, width, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     stored: list[StoredNetwork] = []
@@ -129,11 +140,11 @@ def load_pool(
         for n in range(config.networks):
             path = place / f"network-{n:02d}.safetensors"
             if not path.exists():
-                _train_one(part, network_name, width, config, n, path, told)
-            stored += _read_one(path)
+                _train_one(part, network_name, width, config, n, path, told, profile)
+            stored += _read_one(path, profile.device)
     for parameter in template.parameters():
         parameter.requires_grad_(False)
-    return Pool(template, tuple(stored), key, config)
+    return Pool(template.to(profile.device), tuple(stored), key, config)
 
 
 def _train_one(
@@ -144,6 +155,7 @@ def _train_one(
     n: int,
     path: Path,
     reporter: Reporter,
+    profile: Profile,
 ) -> None:
     streams = Streams(config.seed).scope("pool", n)
     channels, height, width_px = part.shape
@@ -155,7 +167,7 @@ def _train_one(
         width=width,
         generator=streams.generator("init"),
     )
-    trainer = Trainer(network, network_recipe(config), streams, part.flip)
+    trainer = Trainer(network, network_recipe(config), streams, part.flip, profile)
     batches = shuffled_batches(len(part.labels), config.batch, streams)
     meter = torch.randperm(len(part.labels), generator=streams.generator("meter"))[:_METER_IMAGES]
     reporter.begin(f"pool network {n + 1}/{config.networks}", config.steps)
@@ -164,21 +176,21 @@ def _train_one(
     for step in range(1, config.steps + 1):
         trainer.step(real_batch(part, next(batches)))
         if step % config.every == 0 or step == config.steps:
-            right = accuracy(network, meter, part.labels[meter], part.normalized)
+            right = accuracy(network, meter, part.labels[meter], part.normalized, profile=profile)
             for name, parameter in network.named_parameters():
-                tensors[f"{len(ages)}.{name}"] = parameter.detach().clone()
+                tensors[f"{len(ages)}.{name}"] = parameter.detach().cpu().clone()
             ages.append({"steps": step, "accuracy_percent": 100 * right})
         reporter.step(step)
     reporter.end()
     save_checkpoint(path, tensors, {"ages": ages})
 
 
-def _read_one(path: Path) -> list[StoredNetwork]:
+def _read_one(path: Path, device: str) -> list[StoredNetwork]:
     tensors, meta = load_checkpoint(path)
     return [
         StoredNetwork(
             {
-                name.split(".", 1)[1]: tensor
+                name.split(".", 1)[1]: tensor.to(device)
                 for name, tensor in tensors.items()
                 if name.split(".", 1)[0] == str(index)
             },

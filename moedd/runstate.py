@@ -16,6 +16,7 @@ from torch import Tensor
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.config import RunConfig
 from moedd.experts import Expert
+from moedd.profile import Profile
 from moedd_loaders.errors import ConflictError, UsageError
 
 
@@ -24,8 +25,8 @@ class RunState:
     """How far a run is, and what it was started with.
 
     `fraction` of the schedule, and the option that `asked` for it; `tick`: steps done of the
-    longest expert; `notes` on the real data; `threads` of the arithmetic, which decide its last
-    bits.
+    longest expert; `notes` on the real data; `threads`, `profile` and `precision` of the
+    arithmetic, which decide its last bits.
     """
 
     fraction: float
@@ -36,6 +37,8 @@ class RunState:
     asked: str | None = None
     notes: list[str] | None = None
     threads: int = 1
+    profile: str = "float32"
+    precision: str = "float32"
 
 
 class RunFolder:
@@ -79,6 +82,12 @@ class RunFolder:
             )
         return True
 
+    def profile_name(self) -> str | None:
+        """The profile of the unfinished run; None where there is none."""
+        if not self.checkpoint.exists():
+            return None
+        return str(load_checkpoint(self.checkpoint)[1].get("profile", "float32"))
+
     def save(
         self, config: RunConfig, state: RunState, experts: Sequence[Expert], real: str
     ) -> None:
@@ -95,12 +104,22 @@ class RunFolder:
         }
         save_checkpoint(self.checkpoint, tensors, meta)
 
-    def load(self, experts: Sequence[Expert], asked: str | None = None) -> RunState:
+    def load(
+        self, experts: Sequence[Expert], profile: Profile, asked: str | None = None
+    ) -> RunState:
         """Put the checkpoint's state into the experts.
 
-        Raises UsageError: `asked` (the schedule given now) is not what the run was started with.
+        Raises UsageError: `asked` (the schedule given now) or the profile is not what the run was
+        started with.
         """
         tensors, meta = load_checkpoint(self.checkpoint)
+        began = meta.get("profile", "float32"), meta.get("precision", "float32")
+        if began != (profile.name, profile.precision):
+            raise UsageError(
+                f"the run in {self.folder} was started under --profile {began[0]} ({began[1]}) and "
+                f"it is {profile.name} ({profile.precision}) now: resume under the same profile on "
+                "the same kind of machine, or start anew with --overwrite"
+            )
         if asked is not None and meta["asked"] is not None and asked != meta["asked"]:
             raise UsageError(
                 f"the run in {self.folder} was started with {meta['asked']} and {asked} is given "
@@ -111,7 +130,8 @@ class RunFolder:
             expert.load_state_dict(
                 {name[len(own) :]: t for name, t in tensors.items() if name.startswith(own)}
             )
-        return RunState(**{name: meta[name] for name in RunState.__dataclass_fields__})
+        known = RunState.__dataclass_fields__
+        return RunState(**{name: value for name, value in meta.items() if name in known})
 
 
 def _difference(before: dict[str, Any], config: RunConfig) -> str:

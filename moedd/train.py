@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moedd.arithmetic import arithmetic, state_of, template
 from moedd.augment import (
     apply_cutmix,
     apply_draw,
-    cutmix_loss,
+    cutmix_targets,
     draw_cutmix,
     draw_dsa,
     draw_idc,
     select_families,
 )
 from moedd.networks import Network
+from moedd.profile import Profile
 from moedd.streams import Streams
 
 
@@ -49,6 +51,8 @@ class Recipe:
     cutmix: float = 0.0
 
 
+TEST_BATCH = 250  # images; divides the 10,000 of CIFAR's test split
+
 Augment = Callable[[Tensor], Tensor]
 Fetch = Callable[[Augment, bool], tuple[Tensor, Tensor]]
 """`fetch(augment, plain)` gives one batch in normalised space: images float32 (B, C, H, W) that
@@ -58,8 +62,19 @@ went through `augment`, and labels (B,) int64 or (B, K) float; with `plain` it m
 class Trainer:
     """A network, its SGD state and the draws of its recipe; `step` trains on one batch."""
 
-    def __init__(self, network: Network, recipe: Recipe, streams: Streams, flip: bool) -> None:
-        self.network, self.recipe, self.streams = network, recipe, streams
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        streams: Streams,
+        flip: bool,
+        profile: Profile | None = None,
+    ) -> None:
+        profile = (profile or Profile()).for_work(0)
+        self.network, self.recipe, self.streams = network.to(profile.device), recipe, streams
+        self.device = profile.device
+        self.state = state_of(self.network)
+        self.arithmetic = arithmetic(template(network, training=True), profile)
         self.families = select_families(recipe.families, flip=flip)
         self.lr = recipe.lr
         self.steps = 0
@@ -91,11 +106,14 @@ class Trainer:
             float(torch.rand((), generator=generator)) < self.recipe.cutmix
         )
         images, labels = fetch(lambda x: self.augment(x, generator), boxed)
+        targets = labels if labels.dim() == 2 else F.one_hot(labels, self.network.classes)
+        images, targets = images.to(self.device), targets.to(self.device, images.dtype)
         if boxed:
             cut = draw_cutmix(generator, len(images), (images.shape[2], images.shape[3]))
-            loss = cutmix_loss(self.network(apply_cutmix(images, cut)), labels, cut)
-        else:
-            loss = F.cross_entropy(self.network(images), labels)
+            images, targets = apply_cutmix(images, cut), cutmix_targets(targets, cut)
+        loss = self.arithmetic.training_loss(
+            self.state, images, targets, whole=2 * len(images) > self.recipe.batch
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -126,18 +144,20 @@ def shuffled_batches(n: int, batch: int, streams: Streams, start: int = 0) -> It
         epoch, skip = epoch + 1, 0
 
 
-@torch.no_grad()
 def accuracy(
     network: Network,
     images: Tensor,
     labels: Tensor,
     prepare: Callable[[Tensor], Tensor],
-    batch: int = 500,
+    batch: int = TEST_BATCH,
+    profile: Profile | None = None,
 ) -> float:
     """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8) into network input."""
-    network.eval()
-    right = 0
+    profile = (profile or Profile()).for_work(0)
+    functions = arithmetic(template(network, training=False), profile)
+    state = state_of(network)
+    right = torch.zeros((), dtype=torch.int64, device=profile.device)
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        right += int((network(prepare(x)).argmax(1) == y).sum())
-    network.train()
-    return right / len(labels)
+        logits = functions.logits(state, prepare(x).to(profile.device), whole=len(x) == batch)
+        right += (logits.argmax(1) == y.to(profile.device)).sum()
+    return int(right) / len(labels)

@@ -62,7 +62,7 @@ class Record(BaseModel):
         width, repeat, draw = numbers
         return (
             self.data_fingerprint, self.variant, self.fuse, self.network, self.protocol, width,
-            self.seed, repeat, draw,
+            self.seed, repeat, draw, self.config.get("profile", "float32"),
         )  # fmt: skip
 
 

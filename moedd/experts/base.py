@@ -8,7 +8,7 @@ A method registers itself under the name that stands in a set's name:
 Packages outside moedd register through the `moedd.experts` entry-point group.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from moedd.arithmetic import Arithmetic, arithmetic
 from moedd.parts import PartData, denormalize, normalize
 from moedd.pool import Pool
 from moedd.profile import Profile
@@ -70,6 +71,8 @@ class Expert:
         self.steps = config.steps
         self.done = 0
         self.labels = torch.arange(len(part.classes)).repeat_interleave(config.ipc)
+        self.labels = self.labels.to(part.images.device)
+        self._arithmetic: Arithmetic | None = None
         self.images = self.initial_images()
         self.last_step_norm = 0.0
 
@@ -92,7 +95,35 @@ class Expert:
         """Step size of the images: what the diversity step is scaled against."""
         return 1.0
 
+    def step_operations(self) -> float:
+        """Floating-point operations of one step, two per multiply-add; 0 where nobody counts."""
+        return 0.0
+
     # -- shared ----------------------------------------------------------------------------
+    def settle(self, operations: float) -> None:
+        """Choose the form of the arithmetic for so many operations of this expert's."""
+        self._arithmetic = arithmetic(self.pool.network, self.profile.for_work(operations))
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The heavy functions under the profile; uncompiled until `settle` says otherwise."""
+        if self._arithmetic is None:
+            self.settle(0.0)
+        assert self._arithmetic is not None
+        return self._arithmetic
+
+    def class_groups(self, real_images: Sequence[int]) -> list[list[int]]:
+        """Classes that go through the network in one call: neighbours with as many real images,
+        at most `profile.classes_at_once` of them."""
+        groups: list[list[int]] = []
+        for c, count in enumerate(real_images):
+            last = groups[-1] if groups else []
+            if last and len(last) < self.profile.classes_at_once and real_images[last[0]] == count:
+                last.append(c)
+            else:
+                groups.append([c])
+        return groups
+
     def rows(self, c: int) -> slice:
         """Positions of class c among the stored images."""
         return slice(c * self.config.ipc, (c + 1) * self.config.ipc)

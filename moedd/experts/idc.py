@@ -16,21 +16,21 @@ Deviations from the published code:
 * Sides that the factor does not divide are padded with the data mean, not with 0.5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from torch.func import functional_call, grad, grad_and_value
 
+from moedd.arithmetic import forward_operations
 from moedd.augment import apply_draw, draw_idc
 from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, Space, register_expert
 from moedd.experts.live import LiveNetwork
 from moedd.experts.mosaic import mosaics, shrink
 from moedd.parts import normalize
 from moedd.streams import Streams
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _MATCH_AUGMENT = ("color", "crop", "cutout")
@@ -105,7 +105,9 @@ class IDC(Expert):
         self.optimizer = ClasswiseSGD(
             stored, len(self.part.classes), self.image_lr, self.config.momentum
         )
-        self.live = LiveNetwork(self.pool, self.part, self.config.train_images, self.streams)
+        self.live = LiveNetwork(
+            self.pool, self.part, self.config.train_images, self.streams, self.profile
+        )
         return stored
 
     @property
@@ -130,53 +132,66 @@ class IDC(Expert):
             parameters = self.pool.draw(streams.generator("network")).parameters
         else:
             parameters = self.live.parameters(outer)
-        before = self.images.clone()
-        total = 0.0
-        for c in range(len(self.part.classes)):
-            gradient, value = self._class_gradient(c, parameters, streams.scope("class", c))
-            total += self.finite(float(value), "matching loss")
-            self.optimizer.step(c, self.rows(c), gradient)
-        self.last_step_norm = self.finite(float((self.images - before).norm()), "image step")
+        before = self.images.clone(), self.optimizer.velocity.clone()
+        real_rows = [self._real_rows(c) for c in range(len(self.part.classes))]
+        losses = [
+            self._move_classes(group, real_rows, parameters, streams)
+            for group in self.class_groups([len(rows) for rows in real_rows])
+        ]
+        try:
+            value = self.finite(float(torch.cat(losses).mean()), "matching loss")
+            self.last_step_norm = self.finite(float((self.images - before[0]).norm()), "image step")
+        except NonFiniteError:
+            self.images.copy_(before[0])
+            self.optimizer.velocity.copy_(before[1])
+            raise
         if self.config.networks == "live":
             self.live.train(self.done)
         self.done += 1
-        return {"match": total / len(self.part.classes)}
+        return {"match": value}
 
-    def _class_gradient(
-        self, c: int, parameters: Mapping[str, Tensor], streams: Streams
-    ) -> tuple[Tensor, Tensor]:
-        """Gradient of class c's matching loss on its stored images, and the loss."""
-        rows = self.rows(c)
-        self.optimizer.before(c, rows)
-        real = normalize(self.part.unit(self._real_rows(c)), self.part.mean, self.part.std)
+    def _move_classes(
+        self,
+        group: Sequence[int],
+        real_rows: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+        streams: Streams,
+    ) -> Tensor:
+        """One image step of each class of the group; returns their losses (classes,)."""
         names = _MATCH_AUGMENT if self.config.match_cutout else _MATCH_AUGMENT[:2]
-        draw = draw_idc(streams.generator("augment"), 1, self.part.shape, names, shared=True)
-        kept = self._kept(streams.generator("keep"))
-        target = self._network_gradient(parameters, apply_draw(real, draw), c)
+        real, leaves, images = [], [], []
+        for c in group:
+            self.optimizer.before(c, self.rows(c))
+            own = streams.scope("class", c)
+            draw = draw_idc(own.generator("augment"), 1, self.part.shape, names, shared=True)
+            unit = self.part.unit(real_rows[c])
+            real.append(apply_draw(normalize(unit, self.part.mean, self.part.std), draw))
+            kept = self._kept(own.generator("keep"))
+            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
+            decoded = self.training_images(leaves[-1])
+            images.append(apply_draw(decoded if kept is None else decoded[kept], draw))
+        stacked = torch.stack(images)
+        classes = self.labels.new_tensor(group)
+        gradient, losses = self.arithmetic.gradient_match(
+            parameters, torch.stack(real), stacked.detach(), classes, self.config.metric
+        )
+        moves = torch.autograd.grad(stacked, leaves, gradient)
+        for c, move in zip(group, moves, strict=True):
+            self.optimizer.step(c, self.rows(c), move)
+        return losses
 
-        def loss(stored: Tensor) -> Tensor:
-            images = self.training_images(stored)
-            images = apply_draw(images if kept is None else images[kept], draw)
-            return gradient_distance(
-                target, self._network_gradient(parameters, images, c), self.config.metric
-            )
+    def settle(self, operations: float) -> None:
+        super().settle(operations)
+        self.live.profile = self.arithmetic.profile
 
-        gradient, value = grad_and_value(loss)(self.images[rows])
-        return gradient, value
-
-    def _network_gradient(
-        self, parameters: Mapping[str, Tensor], images: Tensor, c: int
-    ) -> dict[str, Tensor]:
-        """Gradient of the mean cross-entropy with respect to the convolution weights."""
-        matched = {name: p for name, p in parameters.items() if p.ndim == 4}
-        fixed = {name: p for name, p in parameters.items() if p.ndim != 4}
-        labels = torch.full((len(images),), c, device=images.device)
-
-        def loss(weights: dict[str, Tensor]) -> Tensor:
-            logits = functional_call(self.pool.network, {**fixed, **weights}, (images,))
-            return F.cross_entropy(logits, labels)
-
-        return grad(loss)(matched)
+    def step_operations(self) -> float:
+        # A parameter gradient costs three forward passes, its derivative three times as much.
+        forward = forward_operations(self.pool.network)
+        decoded = min(self.config.ipc * self.config.factor**2, self.config.batch_syn_max)
+        total = len(self.part.classes) * forward * (3 * self.config.batch_real + 9 * decoded)
+        if self.config.networks == "live":
+            total += 3 * forward * self.config.train_images
+        return total
 
     def _real_rows(self, c: int) -> Tensor:
         """The next batch of the class: shuffled, cut into batches, the ragged tail dropped."""
@@ -211,11 +226,3 @@ class IDCI(IDC):
     """IDC with factor 1: plain pixels, the form of the source paper's tables."""
 
     config_class: ClassVar[type[ExpertConfig]] = IDCIConfig
-
-
-def gradient_distance(x: Mapping[str, Tensor], y: Mapping[str, Tensor], metric: str) -> Tensor:
-    """Distance between two sets of gradients, summed over all elements (IDC notes, section 7)."""
-    differences = [x[name] - y[name] for name in x]
-    if metric == "mse":
-        return torch.stack([d.square().sum() for d in differences]).sum()
-    return torch.stack([d.abs().sum() for d in differences]).sum()

@@ -15,18 +15,19 @@ Deviations from the published code, each for a stated reason:
   the term in up to 46 % of the iterations; that duty cycle is not emulated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
 
+from moedd.arithmetic import forward_operations
 from moedd.augment import apply_draw, draw_dsa
 from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, Space, register_expert
 from moedd.experts.mosaic import mosaics, shrink
+from moedd.streams import Streams
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -126,61 +127,67 @@ class IDM(Expert):
         weight = self.config.ce_weight
         if self.config.ce_scale == "accuracy":
             weight *= network.accuracy_percent
-        before = self.images.clone()
-        sums = {"match": 0.0, "ce": 0.0}
-        for c, rows in enumerate(self.part.rows):
-            real = self._real_batch(rows, streams.generator("real", c))
-            gradient, (match, ce) = self._class_gradient(
-                c, real, network.parameters, weight, streams.generator("augment", c)
-            )
-            sums["match"] += self.finite(float(match), "matching loss")
-            sums["ce"] += self.finite(weight * float(ce), "cross-entropy term")
-            self.optimizer.step(c, self.rows(c), gradient)
-        self.last_step_norm = self.finite(float((self.images - before).norm()), "image step")
+        before = self.images.clone(), self.optimizer.velocity.clone()
+        counts = [min(self.config.batch_real, len(rows)) for rows in self.part.rows]
+        terms = [
+            self._move_classes(group, network.parameters, weight, streams)
+            for group in self.class_groups(counts)
+        ]
+        match, ce = (torch.cat(term).mean() for term in zip(*terms, strict=True))
+        try:
+            losses = {
+                "match": self.finite(float(match), "matching loss"),
+                "ce": self.finite(weight * float(ce), "cross-entropy term"),
+            }
+            self.last_step_norm = self.finite(float((self.images - before[0]).norm()), "image step")
+        except NonFiniteError:
+            self.images.copy_(before[0])
+            self.optimizer.velocity.copy_(before[1])
+            raise
         self.done += 1
-        return {name: value / len(self.part.rows) for name, value in sums.items()}
+        return losses
 
     def _real_batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         # Uniform without replacement; a smaller class is taken whole, as in the published code.
         order = torch.randperm(len(rows), generator=generator)[: self.config.batch_real]
         return self.part.normalized(rows[order])
 
-    def _class_gradient(
+    def _move_classes(
         self,
-        c: int,
-        real: Tensor,
+        group: Sequence[int],
         parameters: Mapping[str, Tensor],
         weight: float,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Gradient of class c's loss on its stored images, and (matching loss, cross-entropy)."""
-        rows = self.rows(c)
-        self.optimizer.before(c, rows)
+        streams: Streams,
+    ) -> tuple[Tensor, Tensor]:
+        """One image step of each class of the group; returns matching losses and cross-entropies,
+        both (classes,)."""
         families = [name for name in _FAMILIES if name != "flip" or self.part.flip]
-        shape = self.part.shape
-        draw = draw_dsa(generator, 1, shape, families, shared=True) if self.config.augment else None
-
-        def augment(images: Tensor) -> Tensor:
-            return images if draw is None else apply_draw(images, draw)
-
-        with torch.no_grad():
-            target, _ = self._features(parameters, augment(real))
-
-        def loss(stored: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            tiles = augment(self.training_images(stored))
-            features, logits = self._features(parameters, tiles)
-            match = (target.mean(0) - features.mean(0)).square().sum()
-            ce = F.cross_entropy(logits, torch.full((len(tiles),), c, device=logits.device))
-            return match + weight * ce, (match, ce)
-
-        gradient, (_, terms) = grad_and_value(loss, has_aux=True)(self.images[rows])
-        return gradient, terms
-
-    def _features(self, parameters: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = functional_call(
-            self.pool.network, dict(parameters), (images,), {"features": True}
+        real, leaves, images = [], [], []
+        for c in group:
+            self.optimizer.before(c, self.rows(c))
+            x = self._real_batch(self.part.rows[c], streams.generator("real", c))
+            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
+            tiles = self.training_images(leaves[-1])
+            if self.config.augment:
+                generator = streams.generator("augment", c)
+                draw = draw_dsa(generator, 1, self.part.shape, families, shared=True)
+                x, tiles = apply_draw(x, draw), apply_draw(tiles, draw)
+            real.append(x)
+            images.append(tiles)
+        stacked = torch.stack(images)
+        gradient, match, ce = self.arithmetic.feature_match(
+            parameters, torch.stack(real), stacked.detach(), self.labels.new_tensor(group), weight
         )
-        return features, logits
+        moves = torch.autograd.grad(stacked, leaves, gradient)
+        for c, move in zip(group, moves, strict=True):
+            self.optimizer.step(c, self.rows(c), move)
+        return match, ce
+
+    def step_operations(self) -> float:
+        # A frozen network: one forward pass for real images, two passes' work for synthetic ones.
+        forward = forward_operations(self.pool.network)
+        decoded = self.config.ipc * self.config.factor**2
+        return len(self.part.classes) * forward * (self.config.batch_real + 2 * decoded)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), "velocity": self.optimizer.velocity}

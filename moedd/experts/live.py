@@ -8,6 +8,7 @@ from torch import Tensor
 from moedd.networks import build_network
 from moedd.parts import PartData
 from moedd.pool import Pool, network_recipe, real_batch
+from moedd.profile import Profile
 from moedd.streams import Streams
 from moedd.train import Trainer, shuffled_batches
 
@@ -22,8 +23,10 @@ class LiveNetwork:
     use nothing is built, so experts with stored networks pay nothing for it.
     """
 
-    def __init__(self, pool: Pool, part: PartData, images: int, streams: Streams) -> None:
-        self.pool, self.part = pool, part
+    def __init__(
+        self, pool: Pool, part: PartData, images: int, streams: Streams, profile: Profile
+    ) -> None:
+        self.pool, self.part, self.profile = pool, part, profile
         self.config = pool.config
         self.per_step = -(-images // self.config.batch)
         self.streams = streams.scope("live")
@@ -42,8 +45,9 @@ class LiveNetwork:
         )
         self.outer = outer
         self.trainer = Trainer(
-            network, network_recipe(self.config), self.streams.scope(outer), self.part.flip
-        )
+            network, network_recipe(self.config), self.streams.scope(outer), self.part.flip,
+            self.profile,
+        )  # fmt: skip
         return self.trainer
 
     def parameters(self, outer: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
 
-from moedd.augment import CutMixDraw, apply_cutmix, cutmix_loss, draw_cutmix
+from moedd.augment import CutMixDraw, apply_cutmix, cutmix_targets, draw_cutmix
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -76,13 +76,13 @@ def test_cutmix_is_differentiable_also_inside_transforms() -> None:
     torch.testing.assert_close(vmap(grad(total))(x.detach()[None])[0], expected)
 
 
-def test_cutmix_loss_weighs_both_labels() -> None:
+def test_cutmix_targets_weigh_both_labels() -> None:
     logits = torch.randn(4, 5, generator=seeded(), dtype=torch.float64)
     y = torch.tensor([0, 3, 2, 4])
     draw = CutMixDraw(torch.tensor([3, 0, 1, 2]), (0, 1, 0, 1), 0.7)
     logs = (logits.exp() / logits.exp().sum(1, keepdim=True)).log()
     pairs = zip(range(4), [0, 3, 2, 4], [4, 0, 3, 2], strict=True)
+    # IDC's form: a weighted sum of the two labels' losses.
     expected = sum(-0.7 * logs[i, a] - 0.3 * logs[i, b] for i, a, b in pairs) / 4
-    torch.testing.assert_close(cutmix_loss(logits, y, draw), expected)
-    soft = F.one_hot(y, 5).double()
-    torch.testing.assert_close(cutmix_loss(logits, soft, draw), expected)
+    targets = cutmix_targets(F.one_hot(y, 5).double(), draw)
+    torch.testing.assert_close(F.cross_entropy(logits, targets), expected)

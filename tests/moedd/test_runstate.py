@@ -14,6 +14,7 @@ from runfactories import config_on, digits, profile, tiny_config, tiny_run, tree
 from moedd.config import RunConfig
 from moedd.experts import Expert
 from moedd.mixture import Effort, Mixture
+from moedd.profile import Profile
 from moedd.progress import Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
@@ -117,7 +118,7 @@ def test_experts_go_on_as_if_nothing_had_happened(
     stopped, whole = (experts_of(config, home, steps, real) for steps in (3, 5))
     run.save(config, RunState(0.25, 3, 77, 1.5, {"0.match": 2.0}), stopped, REAL)
     fresh = experts_of(config, home, real=real)
-    state = run.load(fresh)
+    state = run.load(fresh, Profile())
     assert state == RunState(0.25, 3, 77, 1.5, {"0.match": 2.0})
     for e, expert in enumerate(fresh):
         assert expert.done == 3
@@ -160,8 +161,25 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     kept = RunFolder(home / "runs" / "full")
     assert {p.name for p in kept.folder.iterdir()} == {"checkpoint.safetensors", "log.jsonl"}
     config = tiny_config(*settings)
-    assert kept.load(experts_of(config, home)).tick == 1
+    assert kept.load(experts_of(config, home), Profile()).tick == 1
     assert not (home / "sets" / "full").exists()
     monkeypatch.undo()
     tiny_run(home, *settings, called="full", resume=True)
     assert (home / "sets" / "full" / "moedd.json").is_file()
+
+
+def test_another_profile_is_refused_and_the_old_one_is_found_again(
+    run: RunFolder, home: Path
+) -> None:
+    config = tiny_config()
+    run.prepare(config, REAL, resume=False, overwrite=False)
+    assert run.profile_name() is None
+    experts = experts_of(config, home)
+    run.save(config, RunState(0.5, profile="fast", precision="bfloat16"), experts, REAL)
+    assert run.profile_name() == "fast"
+    with pytest.raises(UsageError, match=r"--profile fast \(bfloat16\).*float32"):
+        run.load(experts, Profile())
+    # A machine without bfloat16 units computes the fast profile in float32: other bytes.
+    with pytest.raises(UsageError, match="same kind of machine"):
+        run.load(experts, Profile(name="fast"))
+    assert run.load(experts, Profile(name="fast", precision="bfloat16")).profile == "fast"

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from enginefactories import digits, make_expert, make_pool, random_data
 from torch import Tensor
 
+from moedd.arithmetic import gradient_distance
 from moedd.augment import Draw, apply_draw
 from moedd.experts import idc
 from moedd.experts.base import Expert
-from moedd.experts.idc import IDCConfig, IDCIConfig, gradient_distance
+from moedd.experts.idc import IDCConfig, IDCIConfig
 from moedd.parts import normalize, whole
 from moedd.pool import Pool
 

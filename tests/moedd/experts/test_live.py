@@ -11,6 +11,7 @@ from torch import Tensor
 from moedd.experts import idc
 from moedd.experts.idc import IDC
 from moedd.experts.live import LiveNetwork
+from moedd.profile import Profile
 
 LIVE: dict[str, Any] = {"networks": "live", "inner_loop": 2, "train_images": 100, "batch_real": 8}
 
@@ -44,7 +45,9 @@ def test_a_network_is_fresh_in_every_outer_iteration_and_trained_after_every_ste
     for _ in range(4):
         expert.step()
     assert not any(same(a, b) for a, b in pairwise(used))
-    fresh = [LiveNetwork(expert.pool, expert.part, 100, expert.streams) for _ in range(2)]
+    fresh = [
+        LiveNetwork(expert.pool, expert.part, 100, expert.streams, Profile()) for _ in range(2)
+    ]
     assert same(used[0], plain(fresh[0], 0))
     assert same(used[2], plain(fresh[1], 1))
     assert not same(used[0], used[2])

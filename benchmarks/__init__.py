@@ -1,0 +1,1 @@
+"""Timings of moedd against plain code: `python -m benchmarks.engine`."""

@@ -1,0 +1,131 @@
+"""Time the engine against plain code: `python -m benchmarks.engine [--quick] [--json]`.
+
+Each name is one unit of work (see `benchmarks.jobs`). Four processes take turns at it, A B C D
+A B C D: the plain code under the default allocator, the same under our allocator setting, and the
+engine under the profiles float32 and fast. The medians are compared. Run it on a machine that does
+nothing else; the first run compiles (minutes), later ones find the compiled code in the cache.
+
+    python -m benchmarks.engine              everything, whole units
+    python -m benchmarks.engine --quick      one class, one pool step, scaled up: within a minute
+    python -m benchmarks.engine --only idm_iteration,train_convnet3 --ipc 5
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.jobs import NAMES, Setting, make_job, operations
+from benchmarks.workers import Worker
+from moedd.profile import bfloat16_units, processor_name
+
+PROFILES = ("float32", "fast")
+
+
+def measure(
+    name: str, *, quick: bool, ipc: int, device: str, rounds: int, profiles: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per profile."""
+    common = {"device": device, "quick": quick, "ipc": ipc}
+    settings = {"baseline": Setting("baseline", **common)} if device == "cpu" else {}
+    if device == "cpu":
+        settings["tuned"] = Setting("tuned", **common)
+    settings |= {p: Setting("engine", p, **common) for p in profiles}
+    with ExitStack() as stack:
+        workers = {
+            key: stack.enter_context(Worker(partial(make_job, name, setting)))
+            for key, setting in settings.items()
+        }
+        for worker in workers.values():  # set up, compile, warm up
+            worker.turn()
+        times: dict[str, list[float]] = {key: [] for key in workers}
+        for _ in range(rounds):
+            for key, worker in workers.items():
+                times[key].append(worker.turn())
+        peaks = {key: worker.peak_mb() for key, worker in workers.items()}
+    middle = {key: median(values) for key, values in times.items()}
+    work = _in_a_process(partial(operations, name, Setting("engine", **common)))
+    rows = []
+    for profile in profiles:
+        row: dict[str, Any] = {"name": name, "profile": profile}
+        for side in ("baseline", "tuned"):
+            key = "baseline_ms" if side == "baseline" else "baseline_tuned_ms"
+            row[key] = round(middle[side], 2) if side in middle else None
+        row["engine_ms"] = round(middle[profile], 2)
+        row["ratio"] = (
+            round(middle["baseline"] / middle[profile], 3) if "baseline" in middle else None
+        )
+        row["gflops"] = round(work / middle[profile] / 1e6, 1)
+        row["peak_mb"] = round(peaks[profile], 1)
+        if quick:
+            row["scaled"] = True
+        rows.append(row)
+    return rows
+
+
+def _in_a_process(function: Any) -> float:
+    """Compute nothing here: a process that has computed cannot be forked safely."""
+    with Worker(lambda: function) as worker:
+        return worker.turn()
+
+
+def _header(device: str) -> str:
+    return (
+        f"{processor_name()}, bfloat16 units: {bfloat16_units()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, device {device}"
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    plain = [row["baseline_ms"], row["baseline_tuned_ms"]]
+    cells = ["" if value is None else f"{value:10.1f}" for value in [*plain, row["engine_ms"]]]
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f}x"
+    return (
+        f"{row['name']:16} {row['profile']:8} {cells[0]:>10} {cells[1]:>10} {cells[2]:>10} "
+        f"{ratio:>7} {row['gflops']:8.0f} {row['peak_mb']:8.0f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="scaled parts, within a minute")
+    parser.add_argument("--json", action="store_true", help="print one list of rows")
+    parser.add_argument("--only", default=",".join(NAMES), help="comma-separated names")
+    parser.add_argument("--ipc", type=int, default=10, help="stored images per class")
+    parser.add_argument("--rounds", type=int, help="turns of every side (5; quick 2)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--profiles", default=",".join(PROFILES), help="comma-separated")
+    given = parser.parse_args(arguments)
+    names = given.only.split(",")
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown name {unknown[0]!r}; known: {', '.join(NAMES)}")
+    print(_header(given.device), file=sys.stderr)
+    print(
+        f"{'name':16} {'profile':8} {'plain ms':>10} {'tuned ms':>10} {'engine ms':>10} "
+        f"{'ratio':>7} {'GFLOP/s':>8} {'peak MB':>8}",
+        file=sys.stderr,
+    )
+    rows = []
+    for name in names:
+        found = measure(
+            name, quick=given.quick, ipc=given.ipc, device=given.device,
+            rounds=given.rounds or (2 if given.quick else 5), profiles=given.profiles.split(","),
+        )  # fmt: skip
+        rows += found
+        for row in found:
+            print(_line(row), file=sys.stderr, flush=True)
+    if given.json:
+        print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

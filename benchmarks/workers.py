@@ -1,0 +1,83 @@
+"""Processes that take turns: each side of a comparison lives in a process of its own.
+
+A worker is forked before anything was computed, sets itself up, and then waits for its turn; only
+one of them runs at any time. So every side has its own allocator, its own peak of memory, and none
+warms a cache for another.
+"""
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+Timed = Callable[[], float]
+"""Runs the job once and returns milliseconds."""
+
+
+class Worker:
+    """A process that holds one job. `make()` runs in it and returns the job."""
+
+    def __init__(self, make: Callable[[], Timed]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def turn(self) -> float:
+        """Let the worker run its job once; milliseconds. The first turn also sets it up."""
+        return self._ask("turn")
+
+    def peak_mb(self) -> float:
+        """Peak resident memory of the worker so far, MB."""
+        return self._ask("peak")
+
+    def _ask(self, what: str) -> float:
+        self._connection.send(what)
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise RuntimeError("a timing process died, perhaps for want of memory") from None
+        if isinstance(answer, str):
+            raise RuntimeError(f"a timing process failed:\n{answer}")
+        return float(answer)
+
+
+def _serve(make: Callable[[], Timed], connection: Connection) -> None:
+    job: Timed | None = None
+    try:
+        while True:
+            what = connection.recv()
+            if what == "peak":
+                connection.send(_peak_mb())
+                continue
+            job = job or make()
+            connection.send(job())
+    except EOFError:
+        return
+    except BaseException:
+        connection.send(traceback.format_exc())
+
+
+def _peak_mb() -> float:
+    # Not getrusage: its peak is inherited from the process that forked this one.
+    with open("/proc/self/status", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

@@ -1,0 +1,246 @@
+"""The heavy functions of the engine: gradients of matching losses and training losses.
+
+Each is a pure function of parameters and images, so that it can be compiled as one graph, run in
+the profile's precision, and be given all classes of a step at once. Augmentation and decoding stay
+outside (they are linear in the images and cheap): these functions give the gradient with respect to
+*augmented training images*, and the caller's graph carries it on to the stored ones.
+
+Images are float32 (classes, n, C, H, W) in normalised space, labels int64 (classes, n); losses and
+gradients come back in float32 (float64 for float64 images, which the tests use).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value
+from torch.utils.flop_counter import FlopCounterMode
+
+from moedd.networks import Network, build_network
+from moedd.profile import Profile
+
+Parameters = Mapping[str, Tensor]
+
+
+class Arithmetic:
+    """The functions of one network under one profile; see `arithmetic`, which shares them."""
+
+    def __init__(self, network: Network, profile: Profile) -> None:
+        assert profile.compiled is not None, "settle the profile with for_work first"
+        self.network, self.profile = network, profile
+        self._lowered = products_of(network)
+        self._idc = {m: maybe_compiled(self._gradient_match(m), profile) for m in ("mse", "l1")}
+        self._target = maybe_compiled(self._mean_features, profile)
+        self._idm = maybe_compiled(self._feature_match, profile)
+        self._loss = maybe_compiled(self._training_loss, profile)
+        self._logits = maybe_compiled(self._plain_logits, profile)
+
+    # -- what callers use ------------------------------------------------------------------
+    def gradient_match(
+        self, parameters: Parameters, real: Tensor, images: Tensor, classes: Tensor, metric: str
+    ) -> tuple[Tensor, Tensor]:
+        """IDC: (gradient like `images`, losses (classes,)) of the distance between the gradients
+        that real and synthetic images of one class give the convolution weights, summed over all
+        their elements (IDC notes, section 7)."""
+        one = self._idc[metric]
+        if len(images) == 1:
+            gradient, loss = one(parameters, real[0], images[0], *_labels(real, images, classes, 0))
+            return gradient[None], loss[None]
+        labels = [_labels(real, images, classes, c) for c in range(len(images))]
+        both = [torch.stack(side) for side in zip(*labels, strict=True)]
+        return torch.func.vmap(one, in_dims=(None, 0, 0, 0, 0))(parameters, real, images, *both)
+
+    def feature_match(
+        self, parameters: Parameters, real: Tensor, images: Tensor, classes: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """IDM: (gradient like `images`, matching losses, cross-entropies), losses (classes,).
+
+        The gradient is that of the squared distance between the mean features plus `weight` times
+        the cross-entropy (IDM notes, sections 5 and 6). The network is frozen, one forward pass
+        serves both terms."""
+        with torch.no_grad():
+            target = self._target(parameters, real)
+        labels = classes[:, None].expand(-1, images.shape[1])
+        scale = torch.tensor(weight, dtype=images.dtype, device=images.device)
+        return self._idm(parameters, target, images, labels, scale)
+
+    def training_loss(
+        self, state: Parameters, images: Tensor, targets: Tensor, whole: bool = True
+    ) -> Tensor:
+        """Mean cross-entropy of (n, C, H, W) images and (n, classes) target probabilities, with a
+        graph to `state` (parameters and buffers by name). `whole`: a batch of the usual size; the
+        ragged ends of an epoch are not worth a compilation of their own."""
+        return (self._loss if whole else self._loss.plain)(state, images, targets)
+
+    def logits(self, state: Parameters, images: Tensor, whole: bool = True) -> Tensor:
+        """Logits (n, classes) without a graph. `whole`: see `training_loss`."""
+        with torch.no_grad():
+            return (self._logits if whole else self._logits.plain)(state, images)
+
+    def features(self, parameters: Parameters, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, d) and logits (n, classes), with a graph to the images."""
+        features, logits = self._call(parameters, images, features=True)
+        return _precise(features), _precise(logits)
+
+    # -- the functions themselves ----------------------------------------------------------
+    def _call(self, state: Parameters, images: Tensor, **options: bool) -> Any:
+        # float64 inputs (tests against the exact result) are left as they are.
+        if self.profile.dtype == torch.float32 or images.dtype == torch.float64:
+            return functional_call(self.network, dict(state), (images,), options)
+        dtype = self.profile.dtype
+        low = {n: t.to(dtype) if n in self._lowered else t for n, t in state.items()}
+        return functional_call(self.network, low, (images.to(dtype),), options)
+
+    def _gradient_match(self, metric: str) -> Callable[..., tuple[Tensor, Tensor]]:
+        def weights_gradient(parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
+            matched = {n: p for n, p in parameters.items() if p.ndim == 4}
+            fixed = {n: p for n, p in parameters.items() if p.ndim != 4}
+
+            def loss(weights: dict[str, Tensor]) -> Tensor:
+                logits = self._call({**fixed, **weights}, images)
+                return F.cross_entropy(_precise(logits), labels)
+
+            return grad(loss)(matched)
+
+        def match(
+            parameters: Parameters, real: Tensor, images: Tensor, y_real: Tensor, y: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            target = weights_gradient(parameters, real, y_real)
+
+            def distance(images: Tensor) -> Tensor:
+                given = weights_gradient(parameters, images, y)
+                return gradient_distance(target, given, metric)
+
+            return grad_and_value(distance)(images)
+
+        return match
+
+    def _mean_features(self, parameters: Parameters, real: Tensor) -> Tensor:
+        features, _ = self._call(parameters, real.flatten(0, 1), features=True)
+        return _precise(features).unflatten(0, real.shape[:2]).mean(1)
+
+    def _feature_match(
+        self, parameters: Parameters, target: Tensor, images: Tensor, labels: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def loss(images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            features, logits = self._call(parameters, images.flatten(0, 1), features=True)
+            means = _precise(features).unflatten(0, images.shape[:2]).mean(1)
+            match = (target - means).square().sum(1)
+            rows = F.cross_entropy(_precise(logits), labels.flatten(), reduction="none")
+            entropy = rows.unflatten(0, images.shape[:2]).mean(1)
+            return (match + weight * entropy).sum(), (match, entropy)
+
+        gradient, (_, (match, entropy)) = grad_and_value(loss, has_aux=True)(images)
+        return gradient, match, entropy
+
+    def _training_loss(self, state: Parameters, images: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(_precise(self._call(state, images)), targets)
+
+    def _plain_logits(self, state: Parameters, images: Tensor) -> Tensor:
+        return _precise(self._call(state, images))
+
+
+def gradient_distance(x: Parameters, y: Parameters, metric: str) -> Tensor:
+    """Distance between two sets of gradients, summed over all elements (IDC notes, section 7)."""
+    differences = [x[name] - y[name] for name in x]
+    if metric == "mse":
+        return torch.stack([d.square().sum() for d in differences]).sum()
+    return torch.stack([d.abs().sum() for d in differences]).sum()
+
+
+def products_of(network: nn.Module) -> frozenset[str]:
+    """Names of the parameters that go into convolutions and products, their biases included."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in network.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+        for name, _ in layer.named_parameters(recurse=False)
+    )
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Sums are never taken in half precision."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _labels(real: Tensor, images: Tensor, classes: Tensor, c: int) -> tuple[Tensor, Tensor]:
+    return classes[c].expand(real.shape[1]), classes[c].expand(images.shape[1])
+
+
+@lru_cache(maxsize=16)
+def arithmetic(network: Network, profile: Profile) -> Arithmetic:
+    """The functions of `network` under `profile`, compiled once for all who ask."""
+    return Arithmetic(network, profile)
+
+
+def template(network: Network, training: bool) -> Network:
+    """The network of this architecture that all of its kind are computed through: its own
+    parameters nobody uses, so what is compiled for it serves every one of them."""
+    width = next(iter(network.parameters())).shape[0]
+    return _template(network.name, network.channels, network.classes, network.size, width, training)
+
+
+@lru_cache(maxsize=16)
+def _template(
+    name: str, channels: int, classes: int, size: tuple[int, int], width: int, training: bool
+) -> Network:
+    network = build_network(name, channels=channels, classes=classes, size=size, width=width)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network.train(training)
+
+
+def state_of(network: Network) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared with the network."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def forward_operations(network: Network) -> float:
+    """Floating-point operations of one image's forward pass, two per multiply-add: convolutions
+    and products, as torch's counter has them."""
+    width = next(iter(network.parameters())).shape[0]
+    return _forward_operations(network.name, network.channels, network.classes, network.size, width)
+
+
+@lru_cache(maxsize=64)
+def _forward_operations(
+    name: str, channels: int, classes: int, size: tuple[int, int], width: int
+) -> float:
+    made = _template(name, channels, classes, size, width, False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        made(torch.zeros(1, channels, *size))
+    return float(counter.get_total_flops())
+
+
+class maybe_compiled:
+    """`function`, compiled where the profile says so; if that fails, plain, with one warning."""
+
+    def __init__(self, function: Callable[..., Any], profile: Profile) -> None:
+        self.plain = function
+        self.compiled = (
+            torch.compile(function, dynamic=False, fullgraph=True) if profile.compiled else None
+        )
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.compiled is None:
+            return self.plain(*inputs)
+        try:
+            return self.compiled(*inputs)
+        except Exception as error:
+            if not _is_compiler_error(error):
+                raise
+            warnings.warn(
+                f"compiling {self.plain.__name__} failed ({type(error).__name__}); moedd goes on "
+                "uncompiled, which is slower and gives the same results",
+                stacklevel=2,
+            )
+            self.compiled = None
+            return self.plain(*inputs)
+
+
+def _is_compiler_error(error: Exception) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))

@@ -1,0 +1,59 @@
+"""The benchmark command: its rows, and that its plain side computes what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import reference
+from benchmarks.workers import Worker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_rows_have_the_stated_keys() -> None:
+    command = ["-m", "benchmarks.engine", "--quick", "--json", "--only", "diversity_step"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rows = json.loads(done.stdout)
+    assert [row["profile"] for row in rows] == ["float32", "fast"]
+    for row in rows:
+        assert set(row) == {
+            "name", "profile", "baseline_ms", "baseline_tuned_ms", "engine_ms", "ratio", "gflops",
+            "peak_mb", "scaled",
+        }  # fmt: skip
+        assert row["name"] == "diversity_step"
+        assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["engine_ms"], rel=0.01)
+        assert row["peak_mb"] > 50
+    assert "threads" in done.stderr
+
+
+def test_unknown_names_are_listed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.engine", "--only", "sorting"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "idc_inner_step" in done.stderr
+
+
+def test_a_failing_job_is_an_error_here() -> None:
+    def make():  # type: ignore[no-untyped-def]
+        raise ValueError("no such shape")
+
+    with Worker(make) as worker, pytest.raises(RuntimeError, match="no such shape"):
+        worker.turn()
+
+
+def test_plain_distance_correlation_is_dcors() -> None:
+    import dcor
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    y = y + x
+    expected = dcor.distance_correlation_sqr(x.numpy(), y.numpy())
+    assert float(reference.distance_correlation(x, y)) == pytest.approx(expected, rel=1e-9)
