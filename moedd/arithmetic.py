@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value
+from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from moedd.networks import Network, build_network
-from moedd.profile import Profile
+from moedd.profile import Profile, compiled_function
 
 Parameters = Mapping[str, Tensor]
 
@@ -33,7 +33,15 @@ class Arithmetic:
         assert profile.compiled is not None, "settle the profile with for_work first"
         self.network, self.profile = network, profile
         self._lowered = products_of(network)
-        self._idc = {m: maybe_compiled(self._gradient_match(m), profile) for m in ("mse", "l1")}
+        # One class, and several at once; compiled when first called, like all of these.
+        over = (None, 0, 0, 0, 0)
+        self._idc = {
+            metric: (
+                maybe_compiled(self._gradient_match(metric), profile),
+                maybe_compiled(vmap(self._gradient_match(metric), in_dims=over), profile),
+            )
+            for metric in ("mse", "l1")
+        }
         self._target = maybe_compiled(self._mean_features, profile)
         self._idm = maybe_compiled(self._feature_match, profile)
         self._loss = maybe_compiled(self._training_loss, profile)
@@ -46,13 +54,13 @@ class Arithmetic:
         """IDC: (gradient like `images`, losses (classes,)) of the distance between the gradients
         that real and synthetic images of one class give the convolution weights, summed over all
         their elements (IDC notes, section 7)."""
-        one = self._idc[metric]
+        one, many = self._idc[metric]
         if len(images) == 1:
             gradient, loss = one(parameters, real[0], images[0], *_labels(real, images, classes, 0))
             return gradient[None], loss[None]
         labels = [_labels(real, images, classes, c) for c in range(len(images))]
         both = [torch.stack(side) for side in zip(*labels, strict=True)]
-        return torch.func.vmap(one, in_dims=(None, 0, 0, 0, 0))(parameters, real, images, *both)
+        return many(parameters, real, images, *both)
 
     def feature_match(
         self, parameters: Parameters, real: Tensor, images: Tensor, classes: Tensor, weight: float
@@ -221,9 +229,7 @@ class maybe_compiled:
 
     def __init__(self, function: Callable[..., Any], profile: Profile) -> None:
         self.plain = function
-        self.compiled = (
-            torch.compile(function, dynamic=False, fullgraph=True) if profile.compiled else None
-        )
+        self.compiled = compiled_function(function) if profile.compiled else None
 
     def __call__(self, *inputs: Any) -> Any:
         if self.compiled is None:
@@ -233,8 +239,9 @@ class maybe_compiled:
         except Exception as error:
             if not _is_compiler_error(error):
                 raise
+            name = getattr(self.plain, "__name__", "a function")
             warnings.warn(
-                f"compiling {self.plain.__name__} failed ({type(error).__name__}); moedd goes on "
+                f"compiling {name} failed ({type(error).__name__}); moedd goes on "
                 "uncompiled, which is slower and gives the same results",
                 stacklevel=2,
             )

@@ -46,8 +46,8 @@ def rows_of(expert: Expert) -> ExpertRows:
         decode=expert.decode_rule,
         trained_in=expert.trained_in,
         step_size=expert.step_size,
-        images=expert.unit_images(),
-        labels=expert.labels,
+        images=expert.unit_images().cpu(),
+        labels=expert.labels.cpu(),
     )
 
 
@@ -90,7 +90,7 @@ def write_result(
             **config.model_dump(mode="json", exclude={"data_path"}),
             "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),
             "fraction": state.fraction,
-            "profile": profile.name,
+            "profile": profile.describe(),
         },
         overwrite=overwrite,
     )

@@ -283,7 +283,8 @@ def _note(rows: list[dict[str, Any]]) -> str:
 
 
 def _save_preview(mixture: Mixture, run: RunFolder) -> None:
-    images = torch.cat([expert.unit_images() for expert in mixture.experts])
-    labels = torch.cat([expert.labels for expert in mixture.experts])
-    ids = torch.cat([torch.full_like(expert.labels, e) for e, expert in enumerate(mixture.experts)])
+    images = torch.cat([expert.unit_images() for expert in mixture.experts]).cpu()
+    labels = torch.cat([expert.labels for expert in mixture.experts]).cpu()
+    counts = [len(expert.labels) for expert in mixture.experts]
+    ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     preview_grid(images, labels, ids, list(mixture.parts[0].classes), run.preview)

@@ -7,7 +7,7 @@
 
 Both compile their functions (`torch.compile`) where the work ahead repays the compiler's cold
 start, and both ask glibc to keep large buffers, which its default allocator maps afresh on every
-use. On CUDA all classes of a step go through the network at once.
+use. On CUDA the classes of a step go through the network together.
 """
 
 import ctypes
@@ -17,8 +17,9 @@ import resource
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -123,7 +124,7 @@ def bfloat16_units() -> str:
 
 
 def prepare_compiler(device: str) -> bool:
-    """Make `torch.compile` usable, with a cache that outlives the process; False if it is not.
+    """Give `torch.compile` a cache that outlives the process; False if it cannot be used here.
 
     On a CPU it needs a C++ compiler: without one, one line of warning.
     """
@@ -138,12 +139,17 @@ def prepare_compiler(device: str) -> bool:
         from moedd_loaders.resolve import home
 
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home() / "compiled")
-    import torch._dynamo.config as dynamo
+    return True
 
-    # One function is compiled for every shape and network it meets; the default of 8 is soon full.
+
+def compiled_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.compile` in the form the engine needs: whole graphs, a version for every shape."""
+    import torch._dynamo.config as dynamo  # late: it takes a second
+
+    # One function meets many shapes and networks; the default of 8 versions is soon full.
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, max(getattr(dynamo, limit), 64))
-    return True
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 def _compilers() -> list[str]:

@@ -95,7 +95,7 @@ class RunFolder:
         tensors: dict[str, Tensor] = {}
         for e, expert in enumerate(experts):
             for name, tensor in expert.state_dict().items():
-                tensors[f"{e}/{name}"] = tensor
+                tensors[f"{e}/{name}"] = tensor.cpu()
         meta: dict[str, Any] = {
             "digest": config.digest(),
             "config": config.model_dump(mode="json"),

@@ -92,4 +92,4 @@ class LiveNetwork:
                 if f"{_PREFIX}m.{name}" in state:
                     trainer.optimizer.state[parameter]["momentum_buffer"] = state[
                         f"{_PREFIX}m.{name}"
-                    ].clone()
+                    ].to(parameter.device, copy=True)

@@ -6,8 +6,6 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-import yaml
-
 from moedd_loaders.manifest import (
     ExpertEntry,
     Manifest,
@@ -32,6 +30,8 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 
 def render_card(manifest: Manifest) -> str:
     """The whole README.md of a set."""
+    import yaml  # here, as machines that only distil may lack it
+
     front = yaml.safe_dump(
         card_metadata(manifest), sort_keys=False, allow_unicode=True, default_flow_style=False
     )

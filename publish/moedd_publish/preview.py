@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -150,6 +149,9 @@ def _short(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib ships this font; Pillow's own knows few letters beyond Latin.
+    # Matplotlib ships this font; Pillow's own knows few letters beyond Latin. Imported here, as
+    # machines that only distil may lack it.
+    import matplotlib
+
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
