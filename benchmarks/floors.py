@@ -89,9 +89,8 @@ def floors(rows: list[dict[str, Any]]) -> None:
         f"convolution: {rates['float32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{rates['fast'] / 1e9:.0f} in bfloat16; memory: {speed / 1e9:.1f} GB/s"
     )
-    print(
-        f"{'name':16} {'profile':8} {'ops ms':>9} {'bytes ms':>9} {'engine ms':>10} {'of sum':>7}"
-    )
+    heads = ("ops ms", "bytes ms", "engine ms", "of sum")
+    print(f"{'name':16} {'profile':8} " + " ".join(f"{head:>9}" for head in heads))
     for row in rows:
         network = row["name"].removeprefix("train_") if "train_" in row["name"] else "convnet3"
         work = operations(row["name"], Setting("engine"))

@@ -71,6 +71,27 @@ def test_another_name(home: Path) -> None:
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["mine_2+x.y"]
 
 
+def test_the_profile_is_shown_kept_and_evaluated_apart(home: Path) -> None:
+    exact = cli(*tiny_arguments("digits-idm-1x2"), "--name", "exact", "--profile", "float32")
+    fast = cli(*tiny_arguments("digits-idm-1x2"), "--name", "fast", "--profile", "fast")
+    for told, name in ((exact, "float32"), (fast, "fast")):
+        assert told.code == 0, told.err
+        assert f"profile {name} (" in told.err
+    folders = [home / "sets" / name for name in ("exact", "fast")]
+    manifests = [read_manifest(folder) for folder in folders]
+    assert [m.provenance.profile for m in manifests] == ["float32", "fast"]
+    recipe = json.loads((folders[1] / "recipe" / "config.json").read_text())
+    assert recipe["profile"]["name"] == "fast"
+    same = manifests[0].content_sha256 == manifests[1].content_sha256
+    assert same == (recipe["profile"]["precision"] == "float32")
+    common = ("evaluate", "exact", "--epochs", "1", "--repeats", "1", "--fuse", "none")
+    for name in ("float32", "fast", "fast"):
+        assert cli(*common, "--width", "4", "--profile", name).code == 0
+    records = read_records(manifests[0], folders[0])
+    assert sorted(record.config["profile"] for record in records) == ["fast", "float32"]
+    assert "known: auto, fast, float32" in cli(*common, "--profile", "turbo").sentence
+
+
 def test_a_name_that_is_no_slug(moedd_home: Path) -> None:
     for name in ("Mine", "../up", "a b"):
         told = cli(*tiny_arguments("digits-idm-1x1"), "--name", name)
