@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.jobs import NAMES, Setting, make_job, operations
+from benchmarks.jobs import EXTRA, NAMES, Setting, make_job, operations
 from benchmarks.workers import Worker
 from moedd.profile import bfloat16_units, processor_name
 
@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profiles", default=",".join(PROFILES), help="comma-separated")
     given = parser.parse_args(arguments)
     names = given.only.split(",")
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in (*NAMES, *EXTRA)]
     if unknown:
-        parser.error(f"unknown name {unknown[0]!r}; known: {', '.join(NAMES)}")
+        parser.error(f"unknown name {unknown[0]!r}; known: {', '.join((*NAMES, *EXTRA))}")
     print(_header(given.device), file=sys.stderr)
     print(
         f"{'name':16} {'profile':8} {'plain ms':>10} {'tuned ms':>10} {'engine ms':>10} "

@@ -26,7 +26,7 @@ from moedd.pool import Pool, PoolConfig, StoredNetwork, network_recipe, real_bat
 from moedd.profile import Profile, choose_profile, keep_large_buffers
 from moedd.realdata import RealData, RealSplit
 from moedd.streams import Streams
-from moedd.train import Trainer
+from moedd.train import Trainer, accuracy
 
 CLASSES, SHAPE, WIDTH = 10, (3, 32, 32), 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -34,7 +34,9 @@ FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 PER_CLASS = 600
 TRAINED = ("convnet3", "vgg11", "resnet18", "alexnet")
 NAMES = ("idc_inner_step", "idm_iteration", *(f"train_{n}" for n in TRAINED), "diversity_step")
+EXTRA = ("test_convnet3",)  # accuracy on 10,000 images; not among the default rows
 TRAIN_BATCH = 64
+TESTED = 10_000
 QUICK_BATCH = 16  # of the large networks in a quick run
 SCHEDULE = 20_000  # IDM's steps, over which its pool is spread
 
@@ -85,6 +87,8 @@ def operations(name: str, setting: Setting) -> float:
     if name.startswith("train_"):
         network = _network(name.removeprefix("train_"))
         return 3 * forward_operations(network) * TRAIN_BATCH
+    if name == "test_convnet3":
+        return forward_operations(_network("convnet3")) * TESTED
     if name == "diversity_step":
         return 2 * forward_operations(_network("convnet3")) * 2 * CLASSES * 5 * 4
     method = "idc" if name == "idc_inner_step" else "idm"
@@ -148,6 +152,14 @@ def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
         trainer, part = _trainer(name.removeprefix("train_"), profile, real, batch)
         rows = torch.arange(batch)
         return [(TRAIN_BATCH / batch, lambda: trainer.step(real_batch(part, rows)))]
+    if name == "test_convnet3":
+        test, net = real.train.subset(torch.arange(1000)), _network("convnet3")
+        return [
+            (
+                TESTED / 1000,
+                lambda: accuracy(net, test.images, test.labels, real.normalized, profile=profile),
+            )
+        ]
     if name == "diversity_step":
         parts = [p.to(profile.device) for p in split_parts(real, 2, "stratified", Streams(0), 5)]
         config = expert_class("idm").config_class.preset("cifar10", 5, SHAPE)
@@ -217,6 +229,9 @@ def _baseline(name: str, setting: Setting) -> Parts:
         )
         return [(TRAIN_BATCH / batch, _plain_training(network, images, real, batch, generator))]
     net = reference.ConvNet()
+    if name == "test_convnet3":
+        test = images[:1024]
+        return [(TESTED / 1024, lambda: reference.score(net, test, real.train.labels[:1024]))]
     if name == "diversity_step":
         sides = [images[:50].clone(), images[50:100].clone()]
         return [(1, lambda: reference.diversity_step(net, *sides, lr=1e-3))]

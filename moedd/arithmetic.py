@@ -11,6 +11,7 @@ gradients come back in float32 (float64 for float64 images, which the tests use)
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,8 @@ from moedd.networks import Network, build_network
 from moedd.profile import Profile, compiled_function
 
 Parameters = Mapping[str, Tensor]
+
+_COMPILED = ("convnet", "resnet18")
 
 
 class Arithmetic:
@@ -40,20 +43,29 @@ class Arithmetic:
                 maybe_compiled(self._gradient_match(metric), profile),
                 maybe_compiled(vmap(self._gradient_match(metric), in_dims=over), profile),
             )
-            for metric in ("mse", "l1")
+            for metric in ("mse", "l1", "cos")
         }
         self._target = maybe_compiled(self._mean_features, profile)
         self._idm = maybe_compiled(self._feature_match, profile)
-        self._loss = maybe_compiled(self._training_loss, profile)
-        self._logits = maybe_compiled(self._plain_logits, profile)
+        # Training and testing: compiling pays where normalisation, ReLU and pooling weigh as much
+        # as convolutions; VGG11 and AlexNet are 5 to 15 % slower compiled (docs/performance.md).
+        first_order = (
+            profile if network.name.startswith(_COMPILED) else replace(profile, compiled=False)
+        )
+        self._loss = maybe_compiled(self._training_loss, first_order)
+        self._logits = maybe_compiled(self._plain_logits, first_order)
+        # Without normalisation, bfloat16 convolutions run a sixth faster on channels-last images.
+        normalised = any("norm" in type(layer).__name__.lower() for layer in network.modules())
+        low = profile.precision == "bfloat16" and profile.device == "cpu"
+        self._layout = torch.channels_last if low and not normalised else torch.contiguous_format
 
     # -- what callers use ------------------------------------------------------------------
     def gradient_match(
         self, parameters: Parameters, real: Tensor, images: Tensor, classes: Tensor, metric: str
     ) -> tuple[Tensor, Tensor]:
-        """IDC: (gradient like `images`, losses (classes,)) of the distance between the gradients
-        that real and synthetic images of one class give the convolution weights, summed over all
-        their elements (IDC notes, section 7)."""
+        """IDC, DC, DSA: (gradient like `images`, losses (classes,)) of the distance between the
+        gradients that real and synthetic images of one class give the network's weights: IDC's
+        "mse" and "l1" over the convolutions, DC's "cos" over all weight matrices."""
         one, many = self._idc[metric]
         if len(images) == 1:
             gradient, loss = one(parameters, real[0], images[0], *_labels(real, images, classes, 0))
@@ -101,12 +113,16 @@ class Arithmetic:
             return functional_call(self.network, dict(state), (images,), options)
         dtype = self.profile.dtype
         low = {n: t.to(dtype) if n in self._lowered else t for n, t in state.items()}
-        return functional_call(self.network, low, (images.to(dtype),), options)
+        x = images.to(dtype, memory_format=self._layout)
+        return functional_call(self.network, low, (x,), options)
 
     def _gradient_match(self, metric: str) -> Callable[..., tuple[Tensor, Tensor]]:
+        linear = metric == "cos"
+
         def weights_gradient(parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
-            matched = {n: p for n, p in parameters.items() if p.ndim == 4}
-            fixed = {n: p for n, p in parameters.items() if p.ndim != 4}
+            names = {n for n, p in parameters.items() if p.ndim == 4 or (linear and p.ndim == 2)}
+            matched = {n: p for n, p in parameters.items() if n in names}
+            fixed = {n: p for n, p in parameters.items() if n not in names}
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
                 logits = self._call({**fixed, **weights}, images)
@@ -153,11 +169,26 @@ class Arithmetic:
 
 
 def gradient_distance(x: Parameters, y: Parameters, metric: str) -> Tensor:
-    """Distance between two sets of gradients, summed over all elements (IDC notes, section 7)."""
-    differences = [x[name] - y[name] for name in x]
-    if metric == "mse":
-        return torch.stack([d.square().sum() for d in differences]).sum()
-    return torch.stack([d.abs().sum() for d in differences]).sum()
+    """Distance between two sets of gradients.
+
+    "mse", "l1": summed over all elements (IDC notes, section 7); "cos": one minus the cosine of
+    every output channel's gradient, summed (DC notes, section 2).
+    """
+    return torch.stack([_DISTANCES[metric](x[name], y[name]) for name in x]).sum()
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.flatten(1), b.flatten(1)
+    # The square root has no derivative at 0: channels without a gradient are held just above it.
+    sizes = [t.square().sum(1).clamp_min(1e-24).sqrt() for t in (a, b)]
+    return (1 - (a * b).sum(1) / (sizes[0] * sizes[1] + 1e-6)).sum()
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda a, b: (a - b).square().sum(),
+    "l1": lambda a, b: (a - b).abs().sum(),
+    "cos": _cosines,
+}
 
 
 def products_of(network: nn.Module) -> frozenset[str]:

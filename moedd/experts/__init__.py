@@ -1,6 +1,6 @@
 """The distillation methods. Importing this package registers the ones that moedd ships."""
 
-from moedd.experts import idc, idm
+from moedd.experts import dc, dm, idc, idm
 from moedd.experts.base import (
     Expert,
     ExpertConfig,
@@ -12,6 +12,8 @@ from moedd.experts.base import (
 __all__ = [
     "Expert",
     "ExpertConfig",
+    "dc",
+    "dm",
     "expert_class",
     "idc",
     "idm",

@@ -216,6 +216,27 @@ class ClasswiseSGD:
         self.velocity[rows].mul_(m**steps)
 
 
+class ImageSGD:
+    """SGD with momentum over all stored images at once: the optimiser of DC, DSA and DM."""
+
+    def __init__(self, images: Tensor, lr: float, momentum: float) -> None:
+        self.images, self.lr, self.momentum = images, lr, momentum
+        self.velocity = torch.zeros_like(images)
+        self._before = images, self.velocity
+
+    def step(self, gradient: Tensor) -> float:
+        """Move the images; returns the length of the step."""
+        self._before = self.images.clone(), self.velocity.clone()
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.images.sub_(self.velocity, alpha=self.lr)
+        return float((self.images - self._before[0]).norm())
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        self.images.copy_(self._before[0])
+        self.velocity.copy_(self._before[1])
+
+
 _REGISTRY: dict[str, type[Expert]] = {}
 
 

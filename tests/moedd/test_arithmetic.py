@@ -273,6 +273,30 @@ def test_one_template_serves_all_of_a_kind() -> None:
     assert arithmetic(template(a, True), Profile()) is arithmetic(template(b, True), Profile())
 
 
+@pytest.mark.parametrize(
+    ("name", "compiled"), [("convnet3", True), ("resnet18", True), ("vgg11", False)]
+)
+def test_training_is_compiled_where_it_pays(name: str, compiled: bool) -> None:
+    net = build_network(name, channels=3, classes=2, size=(32, 32), width=8)
+    made = Arithmetic(net, Profile(compiled=True))
+    assert (made._loss.compiled is not None) == compiled
+    assert made._idc["mse"][0].compiled is not None
+
+
+def test_channels_last_is_for_bfloat16_without_normalisation() -> None:
+    for name, layout in (
+        ("alexnet", torch.channels_last),
+        ("alexnet_bn", torch.contiguous_format),
+        ("convnet1", torch.contiguous_format),
+    ):
+        net = build_network(name, channels=3, classes=2, size=(32, 32), width=8)
+        made = Arithmetic(net, Profile(precision="bfloat16"))
+        assert made._layout == layout
+        state, x = state_of(net), torch.randn(2, 3, 32, 32)
+        exact = Arithmetic(net, Profile()).logits(state, x)
+        torch.testing.assert_close(made.logits(state, x), exact, rtol=0.05, atol=0.05)
+
+
 def test_only_products_are_lowered() -> None:
     net = build_network("convnet1", channels=1, classes=2, size=(8, 8), width=4)
     assert products_of(net) == {

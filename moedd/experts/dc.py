@@ -1,0 +1,215 @@
+"""DC and DSA: gradient matching on networks trained on the synthetic images themselves.
+
+Dataset Condensation (Zhao et al., ICLR 2021) and its form with differentiable siamese augmentation
+(Zhao & Bilen, ICML 2021). For one fresh network after another: the images are moved until the
+gradient that they give the network's weights points where the gradient of real images does, then
+the network is trained on the images for a few epochs, `outer` times. Images live in normalised
+space and are never clamped; one image step on the sum over classes.
+
+`dc` starts from noise and does not augment; `dsa` starts from real images and augments both sides
+alike. One step here is one image step: a network's life is `outer` steps long.
+
+Deviation: batch-norm networks are refused. The published code freezes their statistics on a batch
+of real images first; with instance norm, its default, there are none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from moedd.arithmetic import forward_operations
+from moedd.augment import DSA_FAMILIES, apply_draw, draw_dsa, select_families
+from moedd.experts.base import Expert, ExpertConfig, ImageSGD, Space, register_expert
+from moedd.experts.fresh import fresh_network, real_images
+from moedd.streams import Streams
+from moedd.train import Augment, Fetch, Recipe, Trainer
+from moedd_loaders.errors import NonFiniteError
+
+_ROWS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+_NETWORKS = 1000
+
+
+def loops(ipc: int) -> tuple[int, int]:
+    """(outer, inner) of the published table, and of our rule where it has no row.
+
+    Below 10: as many image steps as images, 50 epochs between them (the notes suggest (5, 50) for
+    ipc 5). Above: the next smaller row.
+    """
+    if ipc in _ROWS:
+        return _ROWS[ipc]
+    if ipc < 10:
+        return ipc, 50
+    return _ROWS[max(row for row in _ROWS if row < ipc)]
+
+
+class DCConfig(ExpertConfig):
+    """Settings of DC."""
+
+    lr: float = Field(0.1, gt=0, description="image step size")
+    momentum: float = Field(0.5, ge=0, lt=1, description="image momentum")
+    batch_real: int = Field(256, ge=1, description="real images per class and step")
+    outer: int = Field(10, ge=1, description="image steps per network")
+    inner: int = Field(50, ge=0, description="epochs on the images between two image steps")
+    lr_net: float = Field(0.01, gt=0, description="step size of the network, plain SGD")
+    batch_train: int = Field(256, ge=1, description="batch of the network's training")
+    init: Literal["noise", "real"] = Field("noise", description="first images")
+    augment: bool = Field(False, description="DSA: siamese in matching, per image in training")
+
+    @classmethod
+    def preset(cls, data: str, ipc: int, shape: tuple[int, int, int]) -> Self:
+        """1,000 networks with the published loop lengths by ipc (`loops`), for all data."""
+        outer, inner = loops(ipc)
+        return cls(ipc=ipc, steps=_NETWORKS * outer, outer=outer, inner=inner)
+
+
+class DSAConfig(DCConfig):
+    """Settings of DSA."""
+
+    init: Literal["noise", "real"] = Field("real", description="first images")
+    augment: bool = Field(True, description="DSA: siamese in matching, per image in training")
+
+
+@register_expert("dc")
+class DC(Expert):
+    """Directions of the gradients of every weight matrix, per output channel."""
+
+    config_class: ClassVar[type[ExpertConfig]] = DCConfig
+    space: ClassVar[Space] = "normalized"
+    config: DCConfig
+
+    def initial_images(self) -> Tensor:
+        """Noise N(0, 1), or real images of each class drawn without replacement."""
+        streams = self.streams.scope("init")
+        if self.config.init == "real":
+            stored = real_images(self.part, self.config.ipc, streams)
+        else:
+            shape = (len(self.labels), *self.part.shape)
+            stored = torch.randn(shape, generator=streams.generator("noise"))
+            stored = stored.to(self.part.images.device)
+        self.optimizer = ImageSGD(stored, self.config.lr, self.config.momentum)
+        self.families = select_families(DSA_FAMILIES, flip=self.part.flip)
+        self.trainer: Trainer | None = None
+        return stored
+
+    @property
+    def image_lr(self) -> float:
+        return self.config.lr
+
+    def step(self) -> dict[str, float]:
+        """One image step; then, unless the network's life ends, its training on the images."""
+        network, position = divmod(self.done, self.config.outer)
+        if self.trainer is None or position == 0:
+            self.trainer = self._begin(network)
+        streams = self.streams.scope("step", self.done)
+        parameters = {n: p.detach() for n, p in self.trainer.network.named_parameters()}
+        counts = [min(self.config.batch_real, len(rows)) for rows in self.part.rows]
+        gradient = torch.zeros_like(self.images)
+        losses = [
+            self._match(group, parameters, streams, gradient) for group in self.class_groups(counts)
+        ]
+        value = self.finite(float(torch.cat(losses).mean()), "matching loss")
+        try:
+            self.last_step_norm = self.finite(self.optimizer.step(gradient), "image step")
+        except NonFiniteError:
+            self.optimizer.undo()
+            raise
+        if position < self.config.outer - 1:
+            self._train(self.trainer)
+        self.done += 1
+        return {"match": value}
+
+    def _begin(self, number: int) -> Trainer:
+        streams = self.streams.scope("network", number)
+        network = fresh_network(self.pool.network, streams.generator("init"))
+        recipe = Recipe(
+            name="inner",
+            passes=self.config.inner,
+            batch=self.config.batch_train,
+            lr=self.config.lr_net,
+            momentum=0.0,
+            weight_decay=0.0,
+            augment="dsa" if self.config.augment else "none",
+            families=DSA_FAMILIES if self.config.augment else (),
+        )
+        return Trainer(network, recipe, streams, self.part.flip, self.arithmetic.profile)
+
+    def _train(self, trainer: Trainer) -> None:
+        """`inner` epochs on the images as they are, shuffled."""
+        images, labels = self.decoded()
+        images = images.detach()
+        for epoch in range(self.config.inner):
+            name = ("epoch", self.done % self.config.outer, epoch)
+            order = torch.randperm(len(images), generator=trainer.streams.generator(*name))
+            for rows in order.split(self.config.batch_train):
+                trainer.step(_batch(images[rows], labels[rows]))
+
+    def _match(
+        self,
+        group: Sequence[int],
+        parameters: Mapping[str, Tensor],
+        streams: Streams,
+        gradient: Tensor,
+    ) -> Tensor:
+        """Losses (classes,) of the group; writes its gradients into `gradient`."""
+        real, images, leaves = [], [], []
+        for c in group:
+            order = torch.randperm(len(self.part.rows[c]), generator=streams.generator("real", c))
+            x = self.part.normalized(self.part.rows[c][order[: self.config.batch_real]])
+            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
+            made = leaves[-1]
+            if self.config.augment:
+                generator = streams.generator("augment", c)
+                draw = draw_dsa(generator, 1, self.part.shape, self.families, shared=True)
+                x, made = apply_draw(x, draw), apply_draw(made, draw)
+            real.append(x)
+            images.append(made)
+        stacked = torch.stack(images)
+        classes = self.labels.new_tensor(group)
+        moves, losses = self.arithmetic.gradient_match(
+            parameters, torch.stack(real), stacked.detach(), classes, "cos"
+        )
+        for c, move in zip(group, torch.autograd.grad(stacked, leaves, moves), strict=True):
+            gradient[self.rows(c)] = move
+        return losses
+
+    def step_operations(self) -> float:
+        forward = forward_operations(self.pool.network)
+        matching = 3 * self.config.batch_real + 9 * self.config.ipc
+        training = 3 * self.config.ipc * self.config.inner * (1 - 1 / self.config.outer)
+        return len(self.part.classes) * forward * (matching + training)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {**super().state_dict(), "velocity": self.optimizer.velocity}
+        if self.trainer is not None:
+            state["net.steps"] = torch.tensor(self.trainer.steps)
+            for name, parameter in self.trainer.network.named_parameters():
+                state[f"net.p.{name}"] = parameter.detach()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.optimizer.velocity.copy_(state["velocity"])
+        self.trainer = None
+        if "net.steps" in state and self.done % self.config.outer:
+            self.trainer = self._begin(self.done // self.config.outer)
+            self.trainer.steps = int(state["net.steps"])
+            with torch.no_grad():
+                for name, parameter in self.trainer.network.named_parameters():
+                    parameter.copy_(state[f"net.p.{name}"])
+
+
+def _batch(images: Tensor, labels: Tensor) -> Fetch:
+    def fetch(augment: Augment, plain: bool) -> tuple[Tensor, Tensor]:
+        return augment(images), labels
+
+    return fetch
+
+
+@register_expert("dsa")
+class DSA(DC):
+    """DC with differentiable siamese augmentation, from real images."""
+
+    config_class: ClassVar[type[ExpertConfig]] = DSAConfig
