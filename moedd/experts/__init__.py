@@ -1,6 +1,6 @@
 """The distillation methods. Importing this package registers the ones that moedd ships."""
 
-from moedd.experts import idc, idm
+from moedd.experts import coreset, idc, idm, rded
 from moedd.experts.base import (
     Expert,
     ExpertConfig,
@@ -12,9 +12,11 @@ from moedd.experts.base import (
 __all__ = [
     "Expert",
     "ExpertConfig",
+    "coreset",
     "expert_class",
     "idc",
     "idm",
     "method_names",
+    "rded",
     "register_expert",
 ]
