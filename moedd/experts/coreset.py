@@ -13,7 +13,6 @@ kcenter    greedy: first the image nearest to the mean feature, then always the 
            is at most twice the smallest possible one, whatever the first image.
 """
 
-from collections.abc import Callable
 from typing import ClassVar, Self
 
 import torch
@@ -77,14 +76,17 @@ class FeatureCoreset(Coreset):
 
     config_class: ClassVar[type[ExpertConfig]] = FeatureCoresetConfig
     config: FeatureCoresetConfig
-    select: ClassVar[Callable[[Tensor, int], Tensor]]
 
     def initial_images(self) -> Tensor:
         self.network = self._network()
         return super().initial_images()
 
     def choose(self, c: int) -> Tensor:
-        return type(self).select(self.features(self.part.rows[c]), self.config.ipc)
+        return self.select(self.features(self.part.rows[c]), self.config.ipc)
+
+    def select(self, features: Tensor, k: int) -> Tensor:
+        """Places (k,) of the chosen rows of `features` (n, d), float64."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def features(self, rows: Tensor) -> Tensor:
@@ -152,11 +154,13 @@ def kcenter(features: Tensor, k: int) -> Tensor:
 class Herding(FeatureCoreset):
     """Images whose mean feature follows that of their class."""
 
-    select = staticmethod(herding)
+    def select(self, features: Tensor, k: int) -> Tensor:
+        return herding(features, k)
 
 
 @register_expert("kcenter")
 class KCenter(FeatureCoreset):
     """Images that cover the features of their class."""
 
-    select = staticmethod(kcenter)
+    def select(self, features: Tensor, k: int) -> Tensor:
+        return kcenter(features, k)

@@ -213,7 +213,7 @@ def _write(path: Path, observer: Observer) -> None:
 
 def _read(path: Path, part: PartData, profile: Profile) -> Observer:
     state, meta = load_checkpoint(path)
-    channels, height, width = meta["channels"], *meta["size"]
+    channels, (height, width) = meta["channels"], meta["size"]
     if (channels, height, width) != part.shape:
         raise DataError(
             f"the observer {path.stem} takes images of {channels}x{height}x{width}, those of "
