@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from moedd import __version__
 from moedd.config import RunConfig
@@ -51,6 +53,30 @@ def rows_of(expert: Expert) -> ExpertRows:
     )
 
 
+def soft_labels_of(experts: Sequence[Expert]) -> Tensor | None:
+    """Label probabilities float32 (N, classes) of all rows in order, None where no expert has any.
+
+    In a set with soft labels the rows of an expert with hard ones are one-hot.
+    """
+    soft = [expert.soft_labels for expert in experts]
+    if all(labels is None for labels in soft):
+        return None
+    rows = [
+        F.one_hot(expert.labels, len(expert.part.classes)).float() if own is None else own
+        for expert, own in zip(experts, soft, strict=True)
+    ]
+    return torch.cat([own.detach().cpu() for own in rows])
+
+
+def measured_by(experts: Sequence[Expert]) -> dict[str, float]:
+    """What the experts measured of their own means, by `expert.name`."""
+    return {
+        f"{e}.{name}": value
+        for e, expert in enumerate(experts)
+        for name, value in expert.measured.items()
+    }
+
+
 def write_result(
     config: RunConfig,
     real: RealData,
@@ -76,7 +102,7 @@ def write_result(
             for key, expert in zip(ids, experts, strict=True)
         },
         peak_memory_bytes=peak_memory_bytes(),
-        losses=state.losses or {},
+        losses={**(state.losses or {}), **measured_by(experts)},
     )
     return write_set(
         target,
@@ -86,6 +112,7 @@ def write_result(
         evaluation=config.evaluation.model_dump(mode="json"),
         diversity=report(experts, config.diversity, Streams(config.seed)),
         provenance=provenance,
+        soft_labels=soft_labels_of(experts),
         recipe={
             **config.model_dump(mode="json", exclude={"data_path"}),
             "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),

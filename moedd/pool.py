@@ -61,12 +61,18 @@ class StoredNetwork:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Stored networks of one architecture. `network` is called functionally with any of them."""
+    """Stored networks of one architecture. `network` is called functionally with any of them.
+
+    `folder` is where pools are kept (None: in memory only) and `reporter` whom their training
+    tells: experts that train a network of their own keep it there and say so too.
+    """
 
     network: Network
     stored: tuple[StoredNetwork, ...]
     key: str
     config: PoolConfig = field(default_factory=PoolConfig)
+    folder: Path | None = None
+    reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
 
     def draw(self, generator: torch.Generator) -> StoredNetwork:
         """One stored network, uniformly."""
@@ -144,7 +150,7 @@ def load_pool(
             stored += _read_one(path, profile.device)
     for parameter in template.parameters():
         parameter.requires_grad_(False)
-    return Pool(template.to(profile.device), tuple(stored), key, config)
+    return Pool(template.to(profile.device), tuple(stored), key, config, folder, told)
 
 
 def _train_one(

@@ -114,6 +114,12 @@ def make_parts(real: RealData, experts: int = 2, ipc: int = 2, seed: int = 0) ->
     return split_parts(real, experts, "stratified", Streams(seed), ipc)
 
 
+def schedule(method: str, steps: int) -> dict[str, int]:
+    """The setting of a method's steps; none for those that are made at once."""
+    at_once = expert_class(method).config_class.model_fields["steps"].default == 0
+    return {} if at_once else {"steps": steps}
+
+
 def make_expert(
     method: str,
     data: PartData | RealData | None = None,
@@ -131,7 +137,7 @@ def make_expert(
     data = data or digits(2, 24)
     part = whole(data) if isinstance(data, RealData) else data
     cls = expert_class(method)
-    config = cls.config_class(ipc=ipc, **{"steps": 20, **settings})
+    config = cls.config_class(ipc=ipc, **{**schedule(method, 20), **settings})
     streams = Streams(seed).scope("expert", index)
     return cls(part, config, pool or make_pool(part), streams, Profile())
 
@@ -140,7 +146,7 @@ def tiny_config(
     real: RealData, methods: Sequence[str] = ("idm", "idm"), *, ipc: int = 2, **fields: Any
 ) -> RunConfig:
     """A run that takes a second: `methods` on `real`, 6 steps each, a diversity step every 2."""
-    experts = tuple(expert_class(m).config_class(ipc=ipc, steps=6) for m in methods)
+    experts = tuple(expert_class(m).config_class(ipc=ipc, **schedule(m, 6)) for m in methods)
     plain: dict[str, Any] = {
         "data": real.data,
         "shape": real.shape,

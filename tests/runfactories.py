@@ -36,6 +36,7 @@ TINY_METHODS = {
     "idm_plain": ("idm_plain.batch_real=8", "idm_plain.steps=4"),
     "idc": ("idc.batch_real=8", "idc.steps=4"),
     "idc_i": ("idc_i.batch_real=8", "idc_i.steps=4"),
+    "rded": ("rded.observer_steps=60", "rded.observer_lr=0.1", "rded.images_per_class=20"),
 }
 """Settings of the experts of a tiny run, by method."""
 VARIABLE = ("moedd.json", "README.md", "checksums.sha256")

@@ -1,6 +1,6 @@
 """The distillation methods. Importing this package registers the ones that moedd ships."""
 
-from moedd.experts import dc, dm, idc, idm
+from moedd.experts import coreset, dc, dm, idc, idm, rded
 from moedd.experts.base import (
     Expert,
     ExpertConfig,
@@ -12,11 +12,13 @@ from moedd.experts.base import (
 __all__ = [
     "Expert",
     "ExpertConfig",
+    "coreset",
     "dc",
     "dm",
     "expert_class",
     "idc",
     "idm",
     "method_names",
+    "rded",
     "register_expert",
 ]

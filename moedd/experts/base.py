@@ -9,7 +9,7 @@ Packages outside moedd register through the `moedd.experts` entry-point group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -22,7 +22,7 @@ from moedd.pool import Pool
 from moedd.profile import Profile
 from moedd.streams import Streams
 from moedd_loaders.decode import decode, decode_labels
-from moedd_loaders.errors import NonFiniteError, UsageError, unknown
+from moedd_loaders.errors import DataError, NonFiniteError, UsageError, unknown
 from moedd_loaders.manifest import DecodeRule, NoDecode, TrainedIn
 
 Space = Literal["unit", "normalized"]
@@ -159,6 +159,28 @@ class Expert:
         """Learned step size of the network's training, for methods that have one (MTT)."""
         return None
 
+    @property
+    def soft_labels(self) -> Tensor | None:
+        """Label probabilities of the stored images, float32 (classes*ipc, classes), for methods
+        that make them. `decoded` gives hard labels all the same: matching and diversity go by
+        class."""
+        return None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Numbers that say how good the means of this expert were, for the manifest."""
+        return {}
+
+    def require_images(self, needed: int, what: str) -> None:
+        """Raise DataError, naming the class, unless each has `needed` real images in the part."""
+        for name, rows in zip(self.part.classes, self.part.rows, strict=True):
+            if len(rows) < needed:
+                raise DataError(
+                    f"class {name!r} has {len(rows)} images in the part of expert "
+                    f"{self.part.index} ({self.method}), and {what} per class need at least "
+                    f"{needed}: lower the ipc, add images or drop the class"
+                )
+
     def finite(self, value: float, term: str) -> float:
         """`value`, or a `NonFiniteError` that names iteration, expert and term."""
         if value != value or value in (float("inf"), float("-inf")):
@@ -264,10 +286,27 @@ def expert_class(name: str) -> type[Expert]:
     if name not in _REGISTRY:
         for point in entry_points(group="moedd.experts"):
             if point.name == name:
-                register_expert(name)(point.load())
+                register_expert(name)(_load(point))
     if name not in _REGISTRY:
         raise unknown("method", name, method_names())
     return _REGISTRY[name]
+
+
+def _load(point: EntryPoint) -> type[Expert]:
+    """The class that another package registered; what cannot be one is a `UsageError`."""
+    try:
+        cls = point.load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the method {point.name!r} of {point.value} cannot be loaded ({error}): repair or "
+            "uninstall the package that registers it"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Expert)):
+        raise UsageError(
+            f"the method {point.name!r} of {point.value} is {cls!r}, expected a subclass of "
+            "moedd.experts.Expert: repair or uninstall the package that registers it"
+        )
+    return cls
 
 
 def config_fields(cls: type[ExpertConfig]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from moedd_loaders.decode import decode
 from moedd_loaders.errors import NonFiniteError, UsageError
 
 METHODS = ("idm", "idm_plain", "idc", "idc_i")
+AT_ONCE = ("rded", "random", "herding", "kcenter")
+"""Methods without steps; what they make is tested in their own files."""
 
 
 @pytest.fixture
@@ -81,8 +83,8 @@ def test_a_class_halves_its_movement_with_every_class_step_after_its_own() -> No
 
 # -- registration ----------------------------------------------------------------------------
 def test_the_methods_of_moedd_are_registered_under_their_names() -> None:
-    assert set(METHODS) <= set(method_names())
-    for name in METHODS:
+    assert {*METHODS, *AT_ONCE} <= set(method_names())
+    for name in (*METHODS, *AT_ONCE):
         assert expert_class(name).method == name
 
 
@@ -135,7 +137,7 @@ def test_settings_are_checked_and_described() -> None:
         IDM.config_class(ipc=1, steps=1, no_such_setting=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="ipc"):
         IDM.config_class(ipc=0, steps=1)
-    for name in METHODS:
+    for name in (*METHODS, *AT_ONCE):
         described = config_fields(expert_class(name).config_class)
         assert {"ipc", "steps"} <= set(described)
         assert all(described.values()), name
