@@ -42,8 +42,11 @@ def measure(
             key: stack.enter_context(Worker(partial(make_job, name, setting)))
             for key, setting in settings.items()
         }
-        for worker in workers.values():  # set up, compile, warm up
-            worker.turn()
+        # Setting up, compiling and warming up is nobody's time: all at once.
+        for worker in workers.values():
+            worker.begin()
+        for worker in workers.values():
+            worker.ready()
         times: dict[str, list[float]] = {key: [] for key in workers}
         for _ in range(rounds):
             for key, worker in workers.items():
@@ -108,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in (*NAMES, *EXTRA)]
     if unknown:
         parser.error(f"unknown name {unknown[0]!r}; known: {', '.join((*NAMES, *EXTRA))}")
+    # Imported before anything is forked, so that no worker has to; computes nothing.
+    import torch._inductor.compile_fx  # noqa: F401
+
     print(_header(given.device), file=sys.stderr)
     print(
         f"{'name':16} {'profile':8} {'plain ms':>10} {'tuned ms':>10} {'engine ms':>10} "

@@ -39,8 +39,16 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
 
+    def begin(self) -> None:
+        """Let the worker set its job up, without waiting for it."""
+        self._connection.send("set up")
+
+    def ready(self) -> None:
+        """Wait until what `begin` asked for is done."""
+        self._answer()
+
     def turn(self) -> float:
-        """Let the worker run its job once; milliseconds. The first turn also sets it up."""
+        """Let the worker run its job once; milliseconds. Sets it up first if nobody has."""
         return self._ask("turn")
 
     def peak_mb(self) -> float:
@@ -49,6 +57,9 @@ class Worker:
 
     def _ask(self, what: str) -> float:
         self._connection.send(what)
+        return self._answer()
+
+    def _answer(self) -> float:
         try:
             answer = self._connection.recv()
         except EOFError:
@@ -67,7 +78,7 @@ def _serve(make: Callable[[], Timed], connection: Connection) -> None:
                 connection.send(_peak_mb())
                 continue
             job = job or make()
-            connection.send(job())
+            connection.send(0.0 if what == "set up" else job())
     except EOFError:
         return
     except BaseException:

@@ -113,7 +113,7 @@ def _rule(entry: ExpertEntry) -> str:
 
 
 def describe_experts(method: str | None = None) -> list[dict[str, Any]]:
-    """Name, one line, source module and settings (at ipc 10 on CIFAR-10) of each method."""
+    """Name, one line, source and settings (at ipc 10 on CIFAR-10) of each method."""
     rows = []
     for name in [method] if method else method_names():
         cls = expert_class(name)
@@ -123,6 +123,7 @@ def describe_experts(method: str | None = None) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "summary": (cls.__doc__ or "").strip().splitlines()[0],
+                "source": cls.source,
                 "space": cls.space,
                 "settings": {
                     key: {"default": value, "help": fields[key].description}
@@ -139,9 +140,9 @@ def show_experts(method: str | None = None) -> None:
     console = _console()
     rows = describe_experts(method)
     if method is None:
-        table = Table("method", "what it is", "optimises in")
+        table = Table("method", "what it is", "source", "space")
         for row in rows:
-            table.add_row(row["name"], row["summary"], row["space"])
+            table.add_row(row["name"], row["summary"], row["source"], row["space"])
     else:
         table = Table("setting", "default (CIFAR-10, ipc 10)", "what it does", title=method)
         for key, setting in rows[0]["settings"].items():

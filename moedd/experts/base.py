@@ -57,6 +57,7 @@ class Expert:
     config_class: ClassVar[type[ExpertConfig]]
     space: ClassVar[Space]
     method: ClassVar[str]
+    source: ClassVar[str] = ""  # the paper, for `moedd experts`
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class RandomCoreset(Coreset):
     """A random draw without replacement."""
 
     config_class: ClassVar[type[ExpertConfig]] = CoresetConfig
+    source: ClassVar[str] = "baseline"
 
     def choose(self, c: int) -> Tensor:
         generator = self.streams.generator("class", c)
@@ -154,6 +155,8 @@ def kcenter(features: Tensor, k: int) -> Tensor:
 class Herding(FeatureCoreset):
     """Images whose mean feature follows that of their class."""
 
+    source: ClassVar[str] = "Welling, ICML 2009"
+
     def select(self, features: Tensor, k: int) -> Tensor:
         return herding(features, k)
 
@@ -161,6 +164,8 @@ class Herding(FeatureCoreset):
 @register_expert("kcenter")
 class KCenter(FeatureCoreset):
     """Images that cover the features of their class."""
+
+    source: ClassVar[str] = "Gonzalez, 1985; Sener & Savarese, ICLR 2018"
 
     def select(self, features: Tensor, k: int) -> Tensor:
         return kcenter(features, k)

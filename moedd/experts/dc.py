@@ -77,6 +77,7 @@ class DC(Expert):
     """Directions of the gradients of every weight matrix, per output channel."""
 
     config_class: ClassVar[type[ExpertConfig]] = DCConfig
+    source: ClassVar[str] = "Zhao et al., ICLR 2021, arXiv 2006.05929"
     space: ClassVar[Space] = "normalized"
     config: DCConfig
 
@@ -213,3 +214,4 @@ class DSA(DC):
     """DC with differentiable siamese augmentation, from real images."""
 
     config_class: ClassVar[type[ExpertConfig]] = DSAConfig
+    source: ClassVar[str] = "Zhao & Bilen, ICML 2021, arXiv 2102.08259"

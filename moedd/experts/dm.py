@@ -40,6 +40,7 @@ class DM(Expert):
     """Class means of the embeddings of random networks."""
 
     config_class: ClassVar[type[ExpertConfig]] = DMConfig
+    source: ClassVar[str] = "Zhao & Bilen, WACV 2023, arXiv 2110.04181"
     space: ClassVar[Space] = "normalized"
     config: DMConfig
 

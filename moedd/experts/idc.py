@@ -86,6 +86,7 @@ class IDC(Expert):
     """Class-wise matching of convolution gradients, decode factor 2."""
 
     config_class: ClassVar[type[ExpertConfig]] = IDCConfig
+    source: ClassVar[str] = "Kim et al., ICML 2022, arXiv 2205.14959"
     space: ClassVar[Space] = "unit"
     config: IDCConfig
 

@@ -90,6 +90,7 @@ class IDM(Expert):
     """Distribution matching with 2x2 expansion and accuracy-weighted cross-entropy."""
 
     config_class: ClassVar[type[ExpertConfig]] = IDMConfig
+    source: ClassVar[str] = "Zhao et al., CVPR 2023, arXiv 2307.09742"
     space: ClassVar[Space] = "normalized"
     config: IDMConfig
 

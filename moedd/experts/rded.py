@@ -102,6 +102,7 @@ class RDED(Expert):
     """Crops of real images, selected by an observer."""
 
     config_class: ClassVar[type[ExpertConfig]] = RDEDConfig
+    source: ClassVar[str] = "Sun et al., CVPR 2024, arXiv 2312.03526"
     space: ClassVar[Space] = "unit"
     config: RDEDConfig
 
