@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moedd.networks import Network, build_network
 from moedd.profile import Profile, compiled_function
+from moedd_loaders.errors import MoeddWarning
 
 Parameters = Mapping[str, Tensor]
 
@@ -274,6 +275,7 @@ class maybe_compiled:
             warnings.warn(
                 f"compiling {name} failed ({type(error).__name__}); moedd goes on "
                 "uncompiled, which is slower and gives the same results",
+                MoeddWarning,
                 stacklevel=2,
             )
             self.compiled = None

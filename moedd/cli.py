@@ -3,11 +3,12 @@
 import json
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
-from moedd_loaders.errors import MoeddError, UsageError
+from moedd_loaders.errors import MoeddError, MoeddWarning, UsageError
 
 DEFAULT_SET = "digits-idm-5x2"
 
@@ -209,6 +210,16 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and its exit code."""
+    show = warnings.showwarning
+
+    def shown(message, category, *where):  # type: ignore[no-untyped-def]
+        # Our own warnings are one line; those of libraries stay as they are.
+        if category is MoeddWarning:
+            print(f"moedd: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where)
+
+    warnings.showwarning = shown
     try:
         app()
     except MoeddError as error:
@@ -217,3 +228,5 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    finally:
+        warnings.showwarning = show

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.errors import MoeddWarning, UsageError, unknown
 
 PROFILES = ("auto", "float32", "fast")
 AUTO = "float32"
@@ -132,6 +132,7 @@ def prepare_compiler(device: str) -> bool:
         warnings.warn(
             "no C++ compiler (g++ or clang++) is found on this machine: moedd runs uncompiled, "
             "which is slower and gives the same results",
+            MoeddWarning,
             stacklevel=2,
         )
         return False

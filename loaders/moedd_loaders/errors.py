@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+class MoeddWarning(UserWarning):
+    """Something goes on in a lesser way; the command line shows it in one line."""
+
+
 class MoeddError(Exception):
     """Base of all errors with a message written for the user."""
 

@@ -92,6 +92,16 @@ def test_the_profile_is_shown_kept_and_evaluated_apart(home: Path) -> None:
     assert "known: auto, fast, float32" in cli(*common, "--profile", "turbo").sentence
 
 
+def test_no_compiler_is_one_line_of_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    told = cli(*tiny_arguments("digits-idm-1x1"))
+    assert told.code == 0, told.err
+    lines = [line for line in told.err.splitlines() if "compiler" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("moedd: warning: no C++ compiler")
+
+
 def test_a_name_that_is_no_slug(moedd_home: Path) -> None:
     for name in ("Mine", "../up", "a b"):
         told = cli(*tiny_arguments("digits-idm-1x1"), "--name", name)
