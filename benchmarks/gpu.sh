@@ -29,5 +29,6 @@ python3 -c 'import pydantic' 2>/dev/null ||
         pydantic pydantic-core annotated-types typing-inspection typing-extensions
 export PYTHONPATH=.:publish:loaders:$site
 export MOEDD_HOME=${MOEDD_HOME:-$out/home}
-python3 -m benchmarks.engine --device "${DEVICE:-cuda}" --json >"$out/engine.json"
+python3 -m benchmarks.engine --device "${DEVICE:-cuda}" --json ${ENGINE_ARGS:-} \
+    >"$out/engine.json"
 python3 -m benchmarks.gpu run "$bundle/cifar10.npz" "$out" --device "${DEVICE:-cuda}" ${GPU_ARGS:-}
