@@ -4,8 +4,8 @@
     python -m benchmarks.gpu run FILE OUT       a full IDM schedule and IDC at a stated fraction
 
 Each run distils 10 images per class with one expert, trains networks on the result by IDC's recipe
-and appends a line to OUT/runs.jsonl: seconds, steps, fraction, accuracies. Matching ends at the asked
-fraction or after its minutes, whichever comes first; the fraction that was done is stated.
+and appends a line to OUT/runs.jsonl: seconds, steps, fraction, accuracies. Matching ends at the
+asked fraction or after its minutes, whichever comes first; the fraction that was done is stated.
 """
 
 import argparse
