@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,13 @@ def rows_of(expert: Expert) -> ExpertRows:
         step_size=expert.step_size,
         images=expert.unit_images().cpu(),
         labels=expert.labels.cpu(),
+        files=expert.files,
     )
+
+
+def _made_with(experts: Sequence[Expert]) -> dict[str, Any]:
+    made = [expert.made_with for expert in experts]
+    return {"made_with": made} if any(made) else {}
 
 
 def write_result(
@@ -89,6 +96,7 @@ def write_result(
         recipe={
             **config.model_dump(mode="json", exclude={"data_path"}),
             "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),
+            **_made_with(experts),
             "fraction": state.fraction,
             "profile": profile.describe(),
         },

@@ -42,7 +42,8 @@ class Whitening:
 
     def to(self, device: str) -> "Whitening":
         """The same on `device`."""
-        return Whitening(**{n: None if t is None else t.to(device) for n, t in vars(self).items()})
+        inverse = None if self.inverse is None else self.inverse.to(device)
+        return Whitening(self.mean.to(device), self.matrix.to(device), inverse)
 
     def whiten(self, images: Tensor) -> Tensor:
         """Unit-space images (n, C, H, W), float, to whitened space."""

@@ -36,6 +36,10 @@ TINY_METHODS = {
     "idm_plain": ("idm_plain.batch_real=8", "idm_plain.steps=4"),
     "idc": ("idc.batch_real=8", "idc.steps=4"),
     "idc_i": ("idc_i.batch_real=8", "idc_i.steps=4"),
+    "mtt": (
+        *("mtt.steps=4", "mtt.syn_steps=3", "mtt.expert_epochs=1", "mtt.max_start_epoch=2"),
+        *("mtt.trajectories=2", "mtt.trajectory_batch=256"),
+    ),
 }
 """Settings of the experts of a tiny run, by method."""
 VARIABLE = ("moedd.json", "README.md", "checksums.sha256")

@@ -1,9 +1,10 @@
 """The distillation methods. Importing this package registers the ones that moedd ships."""
 
-from moedd.experts import idc, idm
+from moedd.experts import idc, idm, mtt
 from moedd.experts.base import (
     Expert,
     ExpertConfig,
+    Ground,
     expert_class,
     method_names,
     register_expert,
@@ -12,9 +13,11 @@ from moedd.experts.base import (
 __all__ = [
     "Expert",
     "ExpertConfig",
+    "Ground",
     "expert_class",
     "idc",
     "idm",
     "method_names",
+    "mtt",
     "register_expert",
 ]
