@@ -59,6 +59,8 @@ class Arithmetic:
         normalised = any("norm" in type(layer).__name__.lower() for layer in network.modules())
         low = profile.precision == "bfloat16" and profile.device == "cpu"
         self._layout = torch.channels_last if low and not normalised else torch.contiguous_format
+        self._student = maybe_compiled(self._student_gradient, profile)
+        self._adjoint = maybe_compiled(self._student_adjoint, profile)
 
     # -- what callers use ------------------------------------------------------------------
     def gradient_match(
@@ -88,6 +90,19 @@ class Arithmetic:
         labels = classes[:, None].expand(-1, images.shape[1])
         scale = torch.tensor(weight, dtype=images.dtype, device=images.device)
         return self._idm(parameters, target, images, labels, scale)
+
+    def student_gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """MTT: gradient (P,) of the mean cross-entropy of images (n, C, H, W) and labels (n,) with
+        respect to all parameters as one vector `flat` (P,), in the order of `flatten`."""
+        return self._student(flat, images, labels)
+
+    def student_adjoint(
+        self, flat: Tensor, images: Tensor, labels: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """MTT: the product of `direction` (P,) with the student's gradient, differentiated: by the
+        parameters (P,) (a Hessian-vector product), by the images, and its value (MTT notes, section
+        9)."""
+        return self._adjoint(flat, images, labels, direction)
 
     def training_loss(
         self, state: Parameters, images: Tensor, targets: Tensor, whole: bool = True
@@ -162,11 +177,41 @@ class Arithmetic:
         gradient, (_, (match, entropy)) = grad_and_value(loss, has_aux=True)(images)
         return gradient, match, entropy
 
+    def _student_loss(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        logits = self._call(unflatten(self.network, flat), images)
+        return F.cross_entropy(_precise(logits), labels)
+
+    def _student_gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return grad(self._student_loss)(flat, images, labels)
+
+    def _student_adjoint(
+        self, flat: Tensor, images: Tensor, labels: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def product(flat: Tensor, images: Tensor) -> Tensor:
+            return (grad(self._student_loss)(flat, images, labels) * direction).sum()
+
+        (by_flat, by_images), value = grad_and_value(product, argnums=(0, 1))(flat, images)
+        return by_flat, by_images, value
+
     def _training_loss(self, state: Parameters, images: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(_precise(self._call(state, images)), targets)
 
     def _plain_logits(self, state: Parameters, images: Tensor) -> Tensor:
         return _precise(self._call(state, images))
+
+
+def flatten(parameters: Parameters) -> Tensor:
+    """All parameters as one vector (P,), in the order of the mapping (`named_parameters`)."""
+    return torch.cat([p.detach().flatten() for p in parameters.values()])
+
+
+def unflatten(network: nn.Module, flat: Tensor) -> dict[str, Tensor]:
+    """The parameters of `network` by name, as views of the vector `flat` (P,)."""
+    shapes = {name: p.shape for name, p in network.named_parameters()}
+    pieces = flat.split([shape.numel() for shape in shapes.values()])
+    return {
+        name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
 
 
 def gradient_distance(x: Parameters, y: Parameters, metric: str) -> Tensor:

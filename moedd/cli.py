@@ -106,6 +106,43 @@ def distill(
 
 
 @app.command()
+def trajectories(
+    data_name: Annotated[
+        str, typer.Argument(metavar="DATA", help="Real data by name, e.g. cifar10.")
+    ],
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Trajectories (default: mtt's own number).")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each (default: what mtt needs at ipc 10).")
+    ] = None,
+    data: DataOption = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    skip_bad: SkipBadOption = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: network, width, mtt.trajectory_lr, mtt.zca..."),
+    ] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Train networks on real data and keep their parameters, for mtt to match."""
+    from moedd.maketrajectories import run_trajectories
+
+    run_trajectories(
+        data_name,
+        count=count,
+        epochs=epochs,
+        data=data,
+        size=parse_size(size),
+        channels=channels,
+        skip_bad=skip_bad,
+        overrides=overrides or [],
+        profile_name=profile,
+    )
+
+
+@app.command()
 def evaluate(
     name: Annotated[str, typer.Argument(help="A set: its folder or name.")],
     networks: Annotated[
@@ -119,7 +156,7 @@ def evaluate(
         str | None, typer.Option(help="Comma-separated: none, mixup, vanilla, same, cutmix...")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="common or idc (default: the set's).")
+        str | None, typer.Option(help="common, idc or mtt (default: the set's).")
     ] = None,
     data: DataOption = None,
     random_draws: Annotated[

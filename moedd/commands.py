@@ -15,10 +15,11 @@ from moedd.mixture import Effort, Places, distill, scaled
 from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
-from moedd.protocols import PROTOCOLS, protocol_recipe
+from moedd.protocols import PROTOCOLS, protocol_recipe, set_recipe
 from moedd.realdata import RealData, load_real
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
+from moedd.zca import space_of
 from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES
 from moedd_loaders.manifest import Manifest, read_manifest
@@ -163,7 +164,7 @@ def _evaluate_default(
     plan = _Plan(jobs, settings.protocol, settings.epochs, settings.width, seed=0)
     # What a killed evaluation left behind counts: only the rest is trained.
     known = {record.identity: record for record in read_records(manifest, places.target)}
-    recipe = protocol_recipe(plan.protocol, plan.epochs)
+    recipe = set_recipe(manifest, plan.protocol, plan.epochs)
 
     def identity(job: Job) -> tuple[str | int, ...]:
         return job_identity(job, real, recipe, plan.width, 0, profile.name)
@@ -197,6 +198,7 @@ def run_evaluate(
     found = resolve(name)
     manifest = read_manifest(found.folder)
     settings = _evaluation_settings(manifest, protocol)
+    set_recipe(manifest, settings.protocol)  # refused before anything is read
     stored = read_tensors(found.folder, manifest)
     modes = fuse or (["none", "mixup"] if len(manifest.experts) > 1 else ["none"])
     for mode in modes:
@@ -279,7 +281,10 @@ def _run(
     records_in: Path | None,
 ) -> list[Record]:
     """Train all networks of a plan; each record is written as soon as it is there."""
-    recipe = protocol_recipe(plan.protocol, plan.epochs)
+    recipe = set_recipe(stored.manifest, plan.protocol, plan.epochs)
+    whitening = None
+    if plan.protocol == "mtt":
+        whitening = space_of(stored.manifest, stored.folder)
     reporter.begin("evaluation", len(plan.jobs) * recipe.passes)
     done = 0
 
@@ -291,6 +296,7 @@ def _run(
         for record in evaluate(
             stored, real, recipe, plan.jobs, profile,
             epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
+            whitening=whitening,
         ):  # fmt: skip
             append_records(records_in, [record], stored.manifest.training_sha256)
             records.append(record)

@@ -8,7 +8,7 @@ only about training on this one set.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -23,8 +23,10 @@ from moedd.profile import Profile
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd.train import Augment, Fetch, Recipe, Trainer, accuracy
+from moedd.zca import Whitening
 from moedd_loaders.dataset import DistilledDataset
 from moedd_loaders.decode import decode, decode_labels
+from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import Manifest, TilesDecode
 from moedd_loaders.read import StoredSet
 from moedd_loaders.records import Record
@@ -197,17 +199,25 @@ def evaluate(
     seed: int = 0,
     width: int = 128,
     on_epoch: Callable[[Job, int, float], None] | None = None,
+    whitening: Whitening | None = None,
 ) -> Iterator[Record]:
     """Train and test one network per job; yields each record as soon as it is known.
 
-    Accuracy is that of the last epoch on the real test split.
+    Accuracy is that of the last epoch on the real test split. With `whitening`, networks see
+    training and test images in that space instead of normalised.
+
+    Raises UsageError: CutMix of whitened images, which have no places to cut from.
     """
+    if whitening is not None and any(job.row.fuse == "cutmix" for job in jobs):
+        raise UsageError(
+            "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
+            "pixel stands for the whole image: use fuse=mixup, or --protocol common"
+        )
     for job in jobs:
         began = time.perf_counter()
         streams = Streams(seed).scope("evaluate", job.network, job.repeat, job.row.draw)
-        data = TrainingData(
-            job.row, row_images(job.row, stored, real, seed), real, streams.key("fuse")
-        )
+        images = row_images(job.row, stored, real, seed)
+        data = TrainingData(job.row, *_seen(images, real, whitening), streams.key("fuse"))
 
         def told(epoch: int, loss: float, job: Job = job) -> None:
             if on_epoch is not None:
@@ -215,13 +225,24 @@ def evaluate(
 
         trainer = train_network(data, recipe, job.network, real, streams, width, told, profile)
         right = accuracy(
-            trainer.network, real.test.images, real.test.labels, real.normalized,
+            trainer.network, real.test.images, real.test.labels,
+            real.normalized if whitening is None else lambda x: whitening.whiten(x.float() / 255),
             profile=trainer.arithmetic.profile,
         )  # fmt: skip
         yield _record(
             stored.manifest, real, recipe, job, trainer, right, len(data), profile, epochs, seed,
             time.perf_counter() - began, width,
         )  # fmt: skip
+
+
+def _seen(images: Images, real: RealData, whitening: Whitening | None) -> tuple[Images, RealData]:
+    """Images and constants so that normalising by them gives what networks see. Mixing is affine:
+    whitened before or after, it is the same."""
+    if whitening is None:
+        return images, real
+    channels = real.shape[0]
+    plain = replace(real, mean=(0.0,) * channels, std=(1.0,) * channels)
+    return (whitening.whiten(images[0]), *images[1:]), plain
 
 
 def job_identity(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,7 @@ def rows_of(expert: Expert) -> ExpertRows:
         step_size=expert.step_size,
         images=expert.unit_images().cpu(),
         labels=expert.labels.cpu(),
+        files=expert.files,
     )
 
 
@@ -75,6 +77,11 @@ def measured_by(experts: Sequence[Expert]) -> dict[str, float]:
         for e, expert in enumerate(experts)
         for name, value in expert.measured.items()
     }
+
+
+def _made_with(experts: Sequence[Expert]) -> dict[str, Any]:
+    made = [expert.made_with for expert in experts]
+    return {"made_with": made} if any(made) else {}
 
 
 def write_result(
@@ -116,6 +123,7 @@ def write_result(
         recipe={
             **config.model_dump(mode="json", exclude={"data_path"}),
             "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),
+            **_made_with(experts),
             "fraction": state.fraction,
             "profile": profile.describe(),
         },

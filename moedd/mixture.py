@@ -15,7 +15,7 @@ import torch
 
 from moedd.config import RunConfig
 from moedd.diversify import diversity_step
-from moedd.experts import Expert, expert_class
+from moedd.experts import Expert, Ground, expert_class
 from moedd.finish import write_result
 from moedd.parts import PartData, split_parts, whole
 from moedd.pool import Pool, load_pool
@@ -133,8 +133,10 @@ class Mixture:
         parts: Sequence[PartData],
         pools: Sequence[Pool],
         profile: Profile,
+        prepared: Sequence[Any] | None = None,
     ) -> None:
         self.config, self.parts, self.pools, self.profile = config, parts, pools, profile
+        self.prepared = prepared or [None] * len(parts)
         self.streams = Streams(config.seed)
         self.experts = self._make_experts()
 
@@ -142,7 +144,8 @@ class Mixture:
     def build(
         cls, config: RunConfig, real: RealData, home: Path, profile: Profile, reporter: Reporter
     ) -> "Mixture":
-        """Split the data, load or train the pool(s), make the experts' initial images."""
+        """Split the data, load or train the pool(s) and what the methods need beside them, make
+        the experts' initial images."""
         parts = split_parts(
             real, len(config.methods), config.parts, Streams(config.seed), config.ipc
         )
@@ -156,7 +159,12 @@ class Mixture:
                     profile,
                 )
             )  # fmt: skip
-        return cls(config, parts, pools, profile)
+        ground = Ground(lambda: whole(real).to(profile.device), home, reporter, profile)
+        prepared = [
+            expert_class(method).prepare(parts[e], settings, pools[e % len(pools)], ground)
+            for e, (method, settings) in enumerate(zip(config.methods, config.experts, strict=True))
+        ]
+        return cls(config, parts, pools, profile, prepared)
 
     def _make_experts(self) -> list[Expert]:
         experts = []
@@ -170,6 +178,7 @@ class Mixture:
                     self.pools[e % len(self.pools)],
                     self.streams.scope("expert", e),
                     self.profile,
+                    self.prepared[e],
                 )
             )
         return experts
@@ -208,7 +217,7 @@ class Mixture:
         experts that are thrown away."""
         if effort.max_hours is None:
             return effort.fraction
-        spare = Mixture(self.config, self.parts, self.pools, self.profile)
+        spare = Mixture(self.config, self.parts, self.pools, self.profile, self.prepared)
         for expert in spare.experts:
             expert.settle(effort.max_hours * 3600 * NOMINAL_RATE)
         seconds = 0.0

@@ -128,18 +128,20 @@ def make_expert(
     pool: Pool | None = None,
     seed: int = 0,
     index: int = 0,
+    prepared: Any = None,
     **settings: Any,
 ) -> Expert:
     """An expert on a part (or on all of some data; the digits 0 and 1 if nothing is given).
 
-    Settings that are not given are the class's defaults, at 20 steps.
+    Settings that are not given are the class's defaults, at 20 steps. `prepared`: what the method's
+    `prepare` gives.
     """
     data = data or digits(2, 24)
     part = whole(data) if isinstance(data, RealData) else data
     cls = expert_class(method)
     config = cls.config_class(ipc=ipc, **{**schedule(method, 20), **settings})
     streams = Streams(seed).scope("expert", index)
-    return cls(part, config, pool or make_pool(part), streams, Profile())
+    return cls(part, config, pool or make_pool(part), streams, Profile(), prepared)
 
 
 def tiny_config(

@@ -37,6 +37,10 @@ TINY_METHODS = {
     "idc": ("idc.batch_real=8", "idc.steps=4"),
     "idc_i": ("idc_i.batch_real=8", "idc_i.steps=4"),
     "rded": ("rded.observer_steps=60", "rded.observer_lr=0.1", "rded.images_per_class=20"),
+    "mtt": (
+        *("mtt.steps=4", "mtt.syn_steps=3", "mtt.expert_epochs=1", "mtt.max_start_epoch=2"),
+        *("mtt.trajectories=2", "mtt.trajectory_batch=256"),
+    ),
 }
 """Settings of the experts of a tiny run, by method."""
 VARIABLE = ("moedd.json", "README.md", "checksums.sha256")

@@ -1,9 +1,10 @@
 """The distillation methods. Importing this package registers the ones that moedd ships."""
 
-from moedd.experts import coreset, dc, dm, idc, idm, rded
+from moedd.experts import coreset, dc, dm, idc, idm, mtt, rded
 from moedd.experts.base import (
     Expert,
     ExpertConfig,
+    Ground,
     expert_class,
     method_names,
     register_expert,
@@ -12,6 +13,7 @@ from moedd.experts.base import (
 __all__ = [
     "Expert",
     "ExpertConfig",
+    "Ground",
     "coreset",
     "dc",
     "dm",
@@ -19,6 +21,7 @@ __all__ = [
     "idc",
     "idm",
     "method_names",
+    "mtt",
     "rded",
     "register_expert",
 ]

@@ -9,7 +9,9 @@ Packages outside moedd register through the `moedd.experts` entry-point group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -20,6 +22,7 @@ from moedd.arithmetic import Arithmetic, arithmetic
 from moedd.parts import PartData, denormalize, normalize
 from moedd.pool import Pool
 from moedd.profile import Profile
+from moedd.progress import Reporter
 from moedd.streams import Streams
 from moedd_loaders.decode import decode, decode_labels
 from moedd_loaders.errors import DataError, NonFiniteError, UsageError, unknown
@@ -47,6 +50,17 @@ class ExpertConfig(BaseModel):
         return 1
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What `Expert.prepare` may use: all of the real data (asked for when needed), a folder whose
+    contents outlive the run, a reporter, and the profile."""
+
+    everything: Callable[[], PartData]
+    home: Path
+    reporter: Reporter
+    profile: Profile
+
+
 class Expert:
     """One method at work. Subclasses set `config_class`, fill `images` and define `step`.
 
@@ -66,9 +80,11 @@ class Expert:
         pool: Pool,
         streams: Streams,
         profile: Profile,
+        prepared: Any = None,
     ) -> None:
         self.part, self.config, self.pool = part, config, pool
         self.streams, self.profile = streams, profile
+        self.prepared = prepared
         self.steps = config.steps
         self.done = 0
         self.labels = torch.arange(len(part.classes)).repeat_interleave(config.ipc)
@@ -78,6 +94,12 @@ class Expert:
         self.last_step_norm = 0.0
 
     # -- what a method defines -------------------------------------------------------------
+    @classmethod
+    def prepare(cls, part: PartData, config: ExpertConfig, pool: Pool, ground: Ground) -> Any:
+        """What the method makes from real data before it starts, beside the pool (MTT: its
+        trajectories), and is then given as `prepared`; None where there is nothing."""
+        return None
+
     def initial_images(self) -> Tensor:
         """Stored images at the start, made from the part."""
         raise NotImplementedError
@@ -181,6 +203,17 @@ class Expert:
                     f"{self.part.index} ({self.method}), and {what} per class need at least "
                     f"{needed}: lower the ipc, add images or drop the class"
                 )
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Payload files that the set needs for this expert, by path in the set (a whitening
+        matrix)."""
+        return {}
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What else decided the images, for the set's recipe: JSON values."""
+        return {}
 
     def finite(self, value: float, term: str) -> float:
         """`value`, or a `NonFiniteError` that names iteration, expert and term."""

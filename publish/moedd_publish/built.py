@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class ExpertRows:
         method, config, part, decode, trained_in, step_size: go into the manifest as they are.
         images: (n, C, H, W) float32 in UNIT space (0 black, 1 white), not clipped.
         labels: (n,) int64, not decreasing: rows are ordered (label, k).
+        files: further payload by path in the set, under tensors/ (a whitening matrix, which
+            `trained_in.matrix` names); experts may share one.
     """
 
     method: str
@@ -36,6 +38,7 @@ class ExpertRows:
     step_size: float | None
     images: Tensor
     labels: Tensor
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class Built:
@@ -44,7 +47,7 @@ class Built:
     Attributes:
         images: (N, C, H, W) float32; pixels: their uint8 view; labels, experts, k: (N,) int64;
         soft_labels: (N, classes) float32 or None; ids: N row ids; entries: for the manifest;
-        shards: the rows of each shard, each of one expert.
+        shards: the rows of each shard, each of one expert; files: further payload.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Built:
             )
         ]
         self.pixels = to_view(self.images)
+        self.files = {name: data for rows in experts for name, data in rows.files.items()}
 
     @property
     def budget(self) -> Budget:
@@ -151,6 +155,9 @@ def _check_rows(number: int, rows: ExpertRows, source: Source) -> None:
         )
     if int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
         raise DataError(f"{who} has a label outside 0..{len(source.classes) - 1}")
+    matrix = rows.trained_in.matrix
+    if matrix is not None and matrix not in rows.files:
+        raise DataError(f"{who} was trained in the space of {matrix}, which is not among its files")
     if bool((labels[1:] < labels[:-1]).any()):
         raise DataError(f"{who} has rows out of order, expected them ordered by label")
     if not bool(torch.isfinite(images).all()):

@@ -168,6 +168,8 @@ def _write_payload(
     payload("webdataset/_info.json", info_bytes(name, tars, lengths))
     # One key of metadata only: safetensors keeps several in an order that changes between runs.
     payload(TENSORS, save_tensors(built.tensors(), metadata={"format": "pt"}))
+    for path, data in sorted(built.files.items()):
+        payload(path, data)
     text = json.dumps(recipe, indent=1, ensure_ascii=False, default=str)
     payload("recipe/config.json", (text + "\n").encode())
     payload("recipe/environment.txt", (environment or _environment()).encode())
