@@ -11,8 +11,8 @@ Neither overlaps the other on a CPU, so their sum is a fair target. Then it prin
 step lies outside the network: sampling and augmentation, and the diversity step of a mixture.
 """
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -81,8 +81,8 @@ def bytes_of_forward(name: str, itemsize: int) -> float:
     return 2.0 * total * itemsize
 
 
-def floors(rows: list[dict[str, Any]]) -> None:
-    """Print both floors of every row."""
+def floors(rows: list[dict[str, Any]], ipc: int) -> None:
+    """Print both floors of every row, which was measured at `ipc` images per class."""
     rates = {"float32": convolution_rate(torch.float32), "fast": convolution_rate(torch.bfloat16)}
     speed = bandwidth()
     print(
@@ -93,7 +93,7 @@ def floors(rows: list[dict[str, Any]]) -> None:
     print(f"{'name':16} {'profile':8} " + " ".join(f"{head:>9}" for head in heads))
     for row in rows:
         network = row["name"].removeprefix("train_") if "train_" in row["name"] else "convnet3"
-        work = operations(row["name"], Setting("engine"))
+        work = operations(row["name"], Setting("engine", ipc=ipc))
         passes = work / forward_operations(_network(network))
         moved = passes * bytes_of_forward(network, 4 if row["profile"] == "float32" else 2)
         a, b = 1e3 * work / rates[row["profile"]], 1e3 * moved / speed
@@ -161,11 +161,15 @@ def shares(profile: Profile) -> None:
 
 def main() -> None:
     """The command line."""
-    if len(sys.argv) == 2:
-        with open(sys.argv[1], encoding="utf-8") as text:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.floors")
+    parser.add_argument("rows", nargs="?", help="what benchmarks.engine --json printed")
+    parser.add_argument("--ipc", type=int, default=10, help="as it was measured")
+    given = parser.parse_args()
+    if given.rows:
+        with open(given.rows, encoding="utf-8") as text:
             rows = json.load(text)
         choose_profile("float32", "cpu")
-        floors(rows)
+        floors(rows, given.ipc)
     for name in ("float32", "fast"):
         shares(choose_profile(name, "cpu"))
 

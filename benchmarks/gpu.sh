@@ -11,10 +11,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bundle=benchmarks/gpu-bundle
 if [ "${1:-}" = prepare ]; then
+    rm -rf "$bundle/wheels"
     mkdir -p "$bundle/wheels"
     for python in 3.11 3.12; do
         pip download -q -d "$bundle/wheels" --only-binary :all: --python-version "$python" \
-            --no-deps pydantic pydantic-core annotated-types typing-inspection typing-extensions
+            pydantic # with the core that it pins
     done
     PYTHONPATH=.:publish:loaders python3 -m benchmarks.gpu pack "$2" "$bundle/cifar10.npz"
     du -sh "$bundle"
@@ -29,6 +30,6 @@ python3 -c 'import pydantic' 2>/dev/null ||
         pydantic pydantic-core annotated-types typing-inspection typing-extensions
 export PYTHONPATH=.:publish:loaders:$site
 export MOEDD_HOME=${MOEDD_HOME:-$out/home}
-python3 -m benchmarks.engine --device "${DEVICE:-cuda}" --json ${ENGINE_ARGS:-} \
+python3 -m benchmarks.engine --device "${DEVICE:-cuda}" --json ${ENGINE_ARGS:---quick} \
     >"$out/engine.json"
 python3 -m benchmarks.gpu run "$bundle/cifar10.npz" "$out" --device "${DEVICE:-cuda}" ${GPU_ARGS:-}

@@ -153,10 +153,11 @@ def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
         rows = torch.arange(batch)
         return [(TRAIN_BATCH / batch, lambda: trainer.step(real_batch(part, rows)))]
     if name == "test_convnet3":
-        test, net = real.train.subset(torch.arange(1000)), _network("convnet3")
+        rows = torch.arange(min(1000, len(real.train)))
+        test, net = real.train.subset(rows), _network("convnet3")
         return [
             (
-                TESTED / 1000,
+                TESTED / len(rows),
                 lambda: accuracy(net, test.images, test.labels, real.normalized, profile=profile),
             )
         ]
@@ -230,8 +231,8 @@ def _baseline(name: str, setting: Setting) -> Parts:
         return [(TRAIN_BATCH / batch, _plain_training(network, images, real, batch, generator))]
     net = reference.ConvNet()
     if name == "test_convnet3":
-        test = images[:1024]
-        return [(TESTED / 1024, lambda: reference.score(net, test, real.train.labels[:1024]))]
+        test, labels = images[:1024], real.train.labels[:1024]
+        return [(TESTED / len(test), lambda: reference.score(net, test, labels))]
     if name == "diversity_step":
         sides = [images[:50].clone(), images[50:100].clone()]
         return [(1, lambda: reference.diversity_step(net, *sides, lr=1e-3))]
@@ -239,14 +240,11 @@ def _baseline(name: str, setting: Setting) -> Parts:
     if name == "idc_inner_step":
         train = _plain_training(net, images, real, TRAIN_BATCH, generator)
         return [(CLASSES, _plain_idc(net, stored, real, setting.ipc, generator)), (32, train)]
-    queue = [(n, _sgd(n)) for n in (reference.ConvNet(), reference.ConvNet())]
-    # The published loader permutes all 50,000 rows for every batch.
-    many = torch.arange(50_000) % len(images)
-    labels = real.train.labels
+    queue = [(n, _sgd(n)) for n in (reference.ConvNet(),)]
+    rows = torch.arange(50_000) % len(images)  # CIFAR-10's number, of the images there are
 
     def queue_step() -> None:
-        chosen = many[torch.randperm(len(many))[:256]]
-        reference.network_step(*queue[0], images[chosen], labels[chosen])
+        reference.train_queue(queue, images, real.train.labels, rows, steps=1)
 
     return [(CLASSES, _plain_idm(net, stored, images, setting.ipc, generator)), (20, queue_step)]
 

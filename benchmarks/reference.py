@@ -237,12 +237,13 @@ def idm_class_step(
 
 def train_queue(
     nets: Sequence[tuple[nn.Module, torch.optim.Optimizer]], images: Tensor, labels: Tensor,
-    steps: int = 10, batch: int = 256,
+    rows: Tensor, steps: int = 10, batch: int = 256,
 ) -> None:  # fmt: skip
-    """IDM's upkeep of its queue: `steps` plain batches for each of the fetched networks."""
+    """IDM's upkeep of its queue: `steps` plain batches for each of the fetched networks, out of the
+    `rows` of the data set, all of which are permuted for every batch."""
     for net, optimizer in nets:
         for _ in range(steps):
-            chosen = torch.randperm(len(images))[:batch]
+            chosen = rows[torch.randperm(len(rows))[:batch]]
             network_step(net, optimizer, images[chosen], labels[chosen])
 
 

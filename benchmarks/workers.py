@@ -11,6 +11,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+import torch
+
 Timed = Callable[[], float]
 """Runs the job once and returns milliseconds."""
 
@@ -52,7 +54,8 @@ class Worker:
         return self._ask("turn")
 
     def peak_mb(self) -> float:
-        """Peak resident memory of the worker so far, MB."""
+        """Peak resident memory of the worker so far (on CUDA: of the device), MB. Where code was
+        compiled in it, the compiler's own memory counts."""
         return self._ask("peak")
 
     def _ask(self, what: str) -> float:
@@ -86,6 +89,8 @@ def _serve(make: Callable[[], Timed], connection: Connection) -> None:
 
 
 def _peak_mb() -> float:
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     # Not getrusage: its peak is inherited from the process that forked this one.
     with open("/proc/self/status", encoding="ascii") as lines:
         for line in lines:

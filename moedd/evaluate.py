@@ -176,7 +176,8 @@ def train_network(
     )
     work = 3 * forward_operations(net) * recipe.passes * len(data)
     profile = (profile or Profile()).for_work(work)
-    trainer = Trainer(net, recipe, streams, real.flip, profile)
+    usual = min(recipe.batch, len(data))
+    trainer = Trainer(net, recipe, streams, real.flip, profile, usual)
     for epoch in range(recipe.passes):
         order = torch.randperm(len(data), generator=streams.generator("epoch", epoch))
         loss = torch.zeros(())

@@ -125,7 +125,11 @@ def write_result(
             "pool_keys": list(dict.fromkeys(expert.pool.key for expert in experts)),
             **_made_with(experts),
             "fraction": state.fraction,
-            "profile": profile.describe(),
+            "profile": {
+                **profile.describe(),
+                "threads": state.threads,
+                "compiled": state.compiled,
+            },
         },
         overwrite=overwrite,
     )

@@ -5,6 +5,7 @@ expert i has done floor(progress * steps_i) of its steps. A *tick* is one step o
 expert. `distill` owns the order: parts -> pool -> experts -> ticks -> set.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,9 +100,16 @@ def distill(
                 threads=torch.get_num_threads(),
                 profile=profile.name,
                 precision=profile.precision,
+                device=profile.device,
             )
+        before, state.compiled = state.compiled, mixture.settle(state.fraction)
+        if before not in (None, state.compiled):
+            reporter.say(
+                "note: this run was begun with a C++ compiler and goes on without one, or the "
+                "other way round: its images will differ in their last bits"
+            )
+        if not resuming:
             run.save(config, state, mixture.experts, real.fingerprint)
-        mixture.settle(state.fraction)
         _iterate(mixture, run, state, effort, reporter)
         _save_preview(mixture, run)
         manifest = write_result(
@@ -187,10 +195,12 @@ class Mixture:
         """Steps of each expert at this fraction of its schedule."""
         return [scaled(expert.steps, fraction) for expert in self.experts]
 
-    def settle(self, fraction: float) -> None:
-        """Choose every expert's form of the arithmetic for its work at this fraction."""
+    def settle(self, fraction: float) -> list[bool]:
+        """Choose every expert's form of the arithmetic for its work at this fraction; returns
+        which are compiled."""
         for expert, steps in zip(self.experts, self.steps(fraction), strict=True):
             expert.settle(expert.step_operations() * steps)
+        return [bool(expert.arithmetic.profile.compiled) for expert in self.experts]
 
     def tick(self, number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
         """Bring every expert to the progress of tick `number` (from 1); returns log rows."""
@@ -217,9 +227,24 @@ class Mixture:
         experts that are thrown away."""
         if effort.max_hours is None:
             return effort.fraction
+        limit = effort.max_hours * 3600
+        compiling = self.profile.for_work(limit * NOMINAL_RATE / len(self.experts)).compiled
+        seconds = self._schedule_seconds(bool(compiling))
+        if not all(form == compiling for form in self.settle(min(1.0, limit / seconds))):
+            # The work that fits is too little, or too much, for the form that was timed.
+            seconds = self._schedule_seconds(not compiling)
+        fraction = min(1.0, limit / seconds)
+        reporter.say(
+            f"the whole schedule takes {seconds / 3600:.2f} h here; {effort.max_hours} h make "
+            f"{fraction:.4g} of it"
+        )
+        return fraction
+
+    def _schedule_seconds(self, compiled: bool) -> float:
+        """Seconds of the whole schedule, from a few steps of experts that are thrown away."""
         spare = Mixture(self.config, self.parts, self.pools, self.profile, self.prepared)
         for expert in spare.experts:
-            expert.settle(effort.max_hours * 3600 * NOMINAL_RATE)
+            expert.settle(math.inf if compiled else 0.0)
         seconds = 0.0
         for expert in spare.experts:
             if expert.steps:
@@ -233,12 +258,7 @@ class Mixture:
             diversity_step(spare.experts, self.config.diversity, self.streams.scope("timing"))
             ticks = max(expert.steps for expert in self.experts)
             seconds += ticks / self.config.diversity.every * (time.perf_counter() - began)
-        fraction = min(1.0, effort.max_hours * 3600 / max(seconds, 1e-9))
-        reporter.say(
-            f"the whole schedule takes {seconds / 3600:.2f} h here; {effort.max_hours} h make "
-            f"{fraction:.4g} of it"
-        )
-        return fraction
+        return max(seconds, 1e-9)
 
 
 def _iterate(

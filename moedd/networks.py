@@ -57,7 +57,11 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel of every image of x (n, C, H, W)."""
-        return F.group_norm(x, len(self.weight), self.weight, self.bias, self.eps)
+        # In half precision parameters stay float32, as statistics do. CUDA's kernel takes one type
+        # for everything, and under vmap the result is promoted: hence the two conversions.
+        inputs = x.float() if x.is_cuda and x.dtype == torch.bfloat16 else x
+        y = F.group_norm(inputs, len(self.weight), self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"

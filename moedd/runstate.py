@@ -25,8 +25,8 @@ class RunState:
     """How far a run is, and what it was started with.
 
     `fraction` of the schedule, and the option that `asked` for it; `tick`: steps done of the
-    longest expert; `notes` on the real data; `threads`, `profile` and `precision` of the
-    arithmetic, which decide its last bits.
+    longest expert; `notes` on the real data; `threads`, `profile`, `precision`, `device` and
+    `compiled` (by expert) of the arithmetic, which decide its last bits.
     """
 
     fraction: float
@@ -39,6 +39,11 @@ class RunState:
     threads: int = 1
     profile: str = "float32"
     precision: str = "float32"
+    device: str = "cpu"
+    compiled: list[bool] | None = None
+
+
+_ARITHMETIC = ("profile", "precision", "device")
 
 
 class RunFolder:
@@ -113,12 +118,14 @@ class RunFolder:
         started with.
         """
         tensors, meta = load_checkpoint(self.checkpoint)
-        began = meta.get("profile", "float32"), meta.get("precision", "float32")
-        if began != (profile.name, profile.precision):
+        started = RunState(**{key: meta[key] for key in ("fraction", *_ARITHMETIC) if key in meta})
+        began = started.profile, started.precision, started.device
+        now = profile.name, profile.precision, profile.device
+        if began != now:
             raise UsageError(
-                f"the run in {self.folder} was started under --profile {began[0]} ({began[1]}) and "
-                f"it is {profile.name} ({profile.precision}) now: resume under the same profile on "
-                "the same kind of machine, or start anew with --overwrite"
+                f"the run in {self.folder} was started under --profile {began[0]} ({began[1]}, "
+                f"{began[2]}) and it is {now[0]} ({now[1]}, {now[2]}) now: resume under the same "
+                "profile on the same kind of machine, or start anew with --overwrite"
             )
         if asked is not None and meta["asked"] is not None and asked != meta["asked"]:
             raise UsageError(

@@ -69,16 +69,25 @@ class Trainer:
         streams: Streams,
         flip: bool,
         profile: Profile | None = None,
+        usual: int | None = None,
     ) -> None:
-        profile = (profile or Profile()).for_work(0)
+        """`usual`: images of most batches where that is not the recipe's number (a data set
+        smaller than a batch)."""
+        profile = profile or Profile()
         self.network, self.recipe, self.streams = network.to(profile.device), recipe, streams
         self.device = profile.device
         self.state = state_of(self.network)
-        self.arithmetic = arithmetic(template(network, training=True), profile)
+        self.usual = usual or recipe.batch
+        self.use(profile)
         self.families = select_families(recipe.families, flip=flip)
         self.lr = recipe.lr
         self.steps = 0
         self.restart()
+
+    def use(self, profile: Profile) -> None:
+        """Compute in the form of `profile` from now on (uncompiled where it leaves that open)."""
+        functions = template(self.network, training=True)
+        self.arithmetic = arithmetic(functions, profile.for_work(0))
 
     def restart(self) -> None:
         """A fresh optimiser at the current learning rate."""
@@ -112,7 +121,7 @@ class Trainer:
             cut = draw_cutmix(generator, len(images), (images.shape[2], images.shape[3]))
             images, targets = apply_cutmix(images, cut), cutmix_targets(targets, cut)
         loss = self.arithmetic.training_loss(
-            self.state, images, targets, whole=2 * len(images) > self.recipe.batch
+            self.state, images, targets, whole=len(images) == self.usual
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -155,7 +164,7 @@ def accuracy(
     """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8) into network input."""
     profile = (profile or Profile()).for_work(0)
     functions = arithmetic(template(network, training=False), profile)
-    state = state_of(network)
+    state = {name: tensor.to(profile.device) for name, tensor in state_of(network).items()}
     right = torch.zeros((), dtype=torch.int64, device=profile.device)
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
         logits = functions.logits(state, prepare(x).to(profile.device), whole=len(x) == batch)

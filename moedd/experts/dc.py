@@ -135,7 +135,13 @@ class DC(Expert):
             augment="dsa" if self.config.augment else "none",
             families=DSA_FAMILIES if self.config.augment else (),
         )
-        return Trainer(network, recipe, streams, self.part.flip, self.arithmetic.profile)
+        usual = min(self.config.batch_train, len(self.labels))
+        return Trainer(network, recipe, streams, self.part.flip, self.arithmetic.profile, usual)
+
+    def settle(self, operations: float) -> None:
+        super().settle(operations)
+        if self.trainer is not None:  # a resumed one
+            self.trainer.use(self.arithmetic.profile)
 
     def _train(self, trainer: Trainer) -> None:
         """`inner` epochs on the images as they are, shuffled."""

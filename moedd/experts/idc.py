@@ -183,7 +183,7 @@ class IDC(Expert):
 
     def settle(self, operations: float) -> None:
         super().settle(operations)
-        self.live.profile = self.arithmetic.profile
+        self.live.use(self.arithmetic.profile)
 
     def step_operations(self) -> float:
         # A parameter gradient costs three forward passes, its derivative three times as much.

@@ -33,6 +33,12 @@ class LiveNetwork:
         self.outer = -1
         self.trainer: Trainer | None = None
 
+    def use(self, profile: Profile) -> None:
+        """Train in the form of `profile` from now on, a resumed network too."""
+        self.profile = profile
+        if self.trainer is not None:
+            self.trainer.use(profile)
+
     def _begin(self, outer: int) -> Trainer:
         net = self.pool.network
         network = build_network(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import reference
+from benchmarks import jobs, reference
 from benchmarks.workers import Worker
+from moedd.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,19 @@ def test_rows_have_the_stated_keys() -> None:
         assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["engine_ms"], rel=0.01)
         assert row["peak_mb"] > 50
     assert "threads" in done.stderr
+
+
+@pytest.mark.parametrize("name", [*jobs.NAMES, *jobs.EXTRA])
+def test_both_sides_of_every_row_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for what, value in {"WIDTH": 8, "PER_CLASS": 20, "QUICK_BATCH": 2, "TRAIN_BATCH": 8}.items():
+        monkeypatch.setattr(jobs, what, value)
+    quick = jobs.Setting("engine", quick=True, ipc=1)
+    for parts in (
+        jobs._engine(name, quick, Profile(compiled=False)),
+        jobs._baseline(name, jobs.Setting("baseline", quick=True, ipc=1)),
+    ):
+        assert all(count > 0 for count, _ in parts)
+        assert jobs._run(parts, True, "cpu") > 0
 
 
 def test_unknown_names_are_listed() -> None:

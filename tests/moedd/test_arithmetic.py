@@ -163,6 +163,15 @@ def test_classes_together_are_classes_one_by_one(method: str) -> None:
         assert same == pytest.approx(losses, rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["idc", "dc", "idm"])
+def test_classes_together_in_bfloat16(method: str) -> None:
+    # Under vmap the normalisation's result is promoted; every layer must still get its own type.
+    one, losses = engine_step(method, Profile(precision="bfloat16"))
+    many, same = engine_step(method, Profile(precision="bfloat16", classes_at_once=10))
+    torch.testing.assert_close(many, one, rtol=0.02, atol=0.02)
+    assert same == pytest.approx(losses, rel=0.05)
+
+
 def test_classes_of_different_sizes_go_apart() -> None:
     expert = make_expert("idm", random_data((9, 9, 4, 9)), batch_real=6)
     expert.profile = Profile(classes_at_once=10)
@@ -193,6 +202,8 @@ def functions(profile: Profile) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     real, x = (torch.randn(1, n, 3, 8, 8, generator=generator) for n in (5, 4))
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+    several = torch.cat([x, x.flip(1)])
+    normed = build_network("convnet1_bn", channels=3, classes=3, size=(8, 8), width=4)
     targets = torch.eye(3)[torch.tensor([0, 1, 2, 1])]
     c = torch.tensor([1])
 
@@ -200,7 +211,19 @@ def functions(profile: Profile) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
         value = made.training_loss(leaves, x[0], targets)
         return (value.detach(), *torch.autograd.grad(value, list(leaves.values())))
 
+    def batch_norm() -> tuple[Tensor, ...]:
+        state = state_of(normed)
+        functions = Arithmetic(template(normed, training=True), profile)
+        value = functions.training_loss(state, x[0], targets)
+        wanted = [t for t in state.values() if t.requires_grad]
+        found = torch.autograd.grad(value, wanted)
+        return (value.detach(), *found, state["body.1.running_mean"], state["body.1.running_var"])
+
     return {
+        "idc at once": lambda: made.gradient_match(
+            parameters, torch.cat([real, real]), several, torch.tensor([1, 2]), "mse"
+        ),
+        "batch norm": batch_norm,
         "idc": lambda: made.gradient_match(parameters, real, x, c, "mse"),
         "idm": lambda: made.feature_match(parameters, real, x, c, 3.0),
         "loss": loss,
@@ -208,7 +231,7 @@ def functions(profile: Profile) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     }
 
 
-@pytest.mark.parametrize("name", ["idc", "idm", "loss", "logits"])
+@pytest.mark.parametrize("name", ["idc", "idc at once", "idm", "loss", "batch norm", "logits"])
 def test_compiled_functions_give_the_same(name: str) -> None:
     plain = functions(Profile(compiled=False))[name]()
     with warnings.catch_warnings():
@@ -294,6 +317,22 @@ def test_channels_last_is_for_bfloat16_without_normalisation() -> None:
         state, x = state_of(net), torch.randn(2, 3, 32, 32)
         exact = Arithmetic(net, Profile()).logits(state, x)
         torch.testing.assert_close(made.logits(state, x), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("method", ["idc", "dc"])
+def test_a_resumed_network_is_trained_in_the_form_of_the_run(method: str) -> None:
+    settings = {"networks": "live", "train_images": 4} if method == "idc" else {"outer": 3}
+    first, resumed = (
+        make_expert(method, random_data((6, 6)), batch_real=4, **settings) for _ in range(2)
+    )
+    first.step()
+    # A run loads the state first and settles the form of the arithmetic then.
+    resumed.profile = Profile(compiled=None)
+    resumed.load_state_dict(first.state_dict())
+    resumed.settle(1e18)
+    trainer = resumed.live.trainer if method == "idc" else resumed.trainer  # type: ignore[attr-defined]
+    assert resumed.arithmetic.profile.compiled is True
+    assert trainer.arithmetic.profile.compiled is True
 
 
 def test_only_products_are_lowered() -> None:

@@ -141,12 +141,12 @@ def test_distance_of_equal_and_of_opposite_directions() -> None:
 def test_its_loss_falls_on_digits_and_every_pixel_moves(method: str) -> None:
     # The same networks and batches, with and without moving: what is left is what moving does.
     same = {"outer": 1, "inner": 0, "augment": False}
-    expert = make_expert(method, digits(3), ipc=2, lr=3.0, **same)
+    expert = make_expert(method, digits(3), ipc=2, lr=1.0, **same)
     still = make_expert(method, digits(3), ipc=2, lr=1e-9, **same)
     start = expert.images.clone()
     pairs = [(expert.step()["match"], still.step()["match"]) for _ in range(40)]
     moved, unmoved = (sum(side) for side in zip(*pairs[-15:], strict=True))
-    assert moved < 0.9 * unmoved
+    assert moved < 0.95 * unmoved
     assert bool((expert.images != start).flatten(1).float().mean(1).gt(0.99).all())
 
 
