@@ -22,12 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.jobs import Setting, _data, _network, _pool, _trainer, operations
+from benchmarks.jobs import Setting, network_of, noise_data, operations, pair_of, trainer_of
 from moedd.arithmetic import Arithmetic, forward_operations
 from moedd.diversify import diversity_step
 from moedd.diversity import DiversityConfig
-from moedd.experts import Expert, expert_class
-from moedd.parts import split_parts
 from moedd.pool import real_batch
 from moedd.profile import Profile, choose_profile
 from moedd.streams import Streams
@@ -67,7 +65,7 @@ def bandwidth() -> float:
 def bytes_of_forward(name: str, itemsize: int) -> float:
     """Bytes per image of a forward pass: outputs of convolutions, normalisations (ReLU included)
     and poolings, written and read once each."""
-    network, total = _network(name), 0
+    network, total = network_of(name), 0
 
     def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal total
@@ -94,7 +92,7 @@ def floors(rows: list[dict[str, Any]], ipc: int) -> None:
     for row in rows:
         network = row["name"].removeprefix("train_") if "train_" in row["name"] else "convnet3"
         work = operations(row["name"], Setting("engine", ipc=ipc))
-        passes = work / forward_operations(_network(network))
+        passes = work / forward_operations(network_of(network))
         moved = passes * bytes_of_forward(network, 4 if row["profile"] == "float32" else 2)
         a, b = 1e3 * work / rates[row["profile"]], 1e3 * moved / speed
         print(
@@ -124,16 +122,9 @@ class _Clock:
 def shares(profile: Profile) -> None:
     """Print what lies outside the network's arithmetic."""
     profile = profile.for_work(1e18)
-    real = _data()
+    real = noise_data()
     for method in ("idc", "idm"):
-        parts = split_parts(real, 2, "stratified", Streams(0), 5)
-        cls = expert_class(method)
-        config = cls.config_class.preset("cifar10", 5, (3, 32, 32))
-        pool = _pool(profile)
-        experts: list[Expert] = [
-            cls(part, config, pool, Streams(0).scope("expert", e), profile)
-            for e, part in enumerate(parts)
-        ]
+        experts = pair_of(method, profile, real)
         experts[0].settle(1e18)
         experts[0].step()
         clock = _Clock(experts[0].arithmetic)
@@ -148,7 +139,7 @@ def shares(profile: Profile) -> None:
             f"outside the network {100 * (1 - clock.seconds / whole):.1f} %, "
             f"diversity step {100 * diverse / (ticks + diverse):.1f} % of the run"
         )
-    trainer, part = _trainer("convnet3", profile, real, 64)
+    trainer, part = trainer_of("convnet3", profile, real, 64)
     rows = torch.arange(64)
     whole = seconds(lambda: trainer.step(real_batch(part, rows)))
     generator = torch.Generator().manual_seed(0)

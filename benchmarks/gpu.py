@@ -64,7 +64,7 @@ def unpack(file: str) -> RealData:
 
 
 def one_run(
-    name: str, real: RealData, profile: Profile, home: Path, fraction: float, minutes: float | None,
+    name: str, real: RealData, profile: Profile, home: Path, fraction: float, minutes: float,
     repeats: int, epochs: int, overrides: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Distil and evaluate; the row that goes into runs.jsonl. `minutes` stops matching early."""
@@ -77,7 +77,7 @@ def one_run(
     mixture.tick(1, steps)  # compiles; not timed
     began = time.perf_counter()
     done = 1
-    while done < max(steps) and (minutes is None or time.perf_counter() - began < 60 * minutes):
+    while done < max(steps) and time.perf_counter() - began < 60 * minutes:
         done += 1
         mixture.tick(done, steps)
     _wait(profile)

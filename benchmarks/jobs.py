@@ -85,14 +85,14 @@ def _run(parts: Parts, quick: bool, device: str) -> float:
 def operations(name: str, setting: Setting) -> float:
     """Floating-point operations that the engine needs for the named job."""
     if name.startswith("train_"):
-        network = _network(name.removeprefix("train_"))
+        network = network_of(name.removeprefix("train_"))
         return 3 * forward_operations(network) * TRAIN_BATCH
     if name == "test_convnet3":
-        return forward_operations(_network("convnet3")) * TESTED
+        return forward_operations(network_of("convnet3")) * TESTED
     if name == "diversity_step":
-        return 2 * forward_operations(_network("convnet3")) * 2 * CLASSES * 5 * 4
+        return 2 * forward_operations(network_of("convnet3")) * 2 * CLASSES * 5 * 4
     method = "idc" if name == "idc_inner_step" else "idm"
-    expert = _expert(method, setting, Profile(), _data())
+    expert = _expert(method, setting, Profile(), noise_data())
     pool = 0.0
     if method == "idm":
         pool = 3 * forward_operations(expert.pool.network) * TRAIN_BATCH * _pool_steps(SCHEDULE)
@@ -102,7 +102,7 @@ def operations(name: str, setting: Setting) -> float:
 # -- data and networks ----------------------------------------------------------------------------
 
 
-def _data() -> RealData:
+def noise_data() -> RealData:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(CLASSES).repeat(PER_CLASS)
     pixels = torch.randint(256, (len(labels), *SHAPE), generator=generator, dtype=torch.uint8)
@@ -114,12 +114,12 @@ def _data() -> RealData:
     )  # fmt: skip
 
 
-def _network(name: str):  # type: ignore[no-untyped-def]
+def network_of(name: str):  # type: ignore[no-untyped-def]
     return build_network(name, channels=3, classes=CLASSES, size=SHAPE[1:], width=WIDTH)
 
 
-def _pool(profile: Profile) -> Pool:
-    network = _network("convnet3")
+def pool_of(profile: Profile) -> Pool:
+    network = network_of("convnet3")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     network.to(profile.device)
@@ -139,22 +139,33 @@ def _expert(method: str, setting: Setting, profile: Profile, real: RealData) -> 
     if method == "idc":
         config = config.model_copy(update={"networks": "live"})
     part = whole(real).to(profile.device)
-    return cls(part, config, _pool(profile), Streams(0).scope("expert", 0), profile)
+    return cls(part, config, pool_of(profile), Streams(0).scope("expert", 0), profile)
+
+
+def pair_of(method: str, profile: Profile, real: RealData) -> list[Expert]:
+    """Two experts of 5 images per class on disjoint parts, as in `cifar10-METHOD-5x2`."""
+    cls, pool = expert_class(method), pool_of(profile)
+    config = cls.config_class.preset("cifar10", 5, SHAPE)
+    parts = split_parts(real, 2, "stratified", Streams(0), 5)
+    return [
+        cls(part.to(profile.device), config, pool, Streams(0).scope("expert", e), profile)
+        for e, part in enumerate(parts)
+    ]
 
 
 # -- the engine -----------------------------------------------------------------------------------
 
 
 def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
-    real = _data()
+    real = noise_data()
     if name.startswith("train_"):
         batch = QUICK_BATCH if setting.quick and name != "train_convnet3" else TRAIN_BATCH
-        trainer, part = _trainer(name.removeprefix("train_"), profile, real, batch)
+        trainer, part = trainer_of(name.removeprefix("train_"), profile, real, batch)
         rows = torch.arange(batch)
         return [(TRAIN_BATCH / batch, lambda: trainer.step(real_batch(part, rows)))]
     if name == "test_convnet3":
         rows = torch.arange(min(1000, len(real.train)))
-        test, net = real.train.subset(rows), _network("convnet3")
+        test, net = real.train.subset(rows), network_of("convnet3")
         return [
             (
                 TESTED / len(rows),
@@ -162,24 +173,18 @@ def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
             )
         ]
     if name == "diversity_step":
-        parts = [p.to(profile.device) for p in split_parts(real, 2, "stratified", Streams(0), 5)]
-        config = expert_class("idm").config_class.preset("cifar10", 5, SHAPE)
-        pool = _pool(profile)
-        experts = [
-            expert_class("idm")(p, config, pool, Streams(0).scope("expert", e), profile)
-            for e, p in enumerate(parts)
-        ]
+        experts = pair_of("idm", profile, real)
         return [(1, lambda: diversity_step(experts, DiversityConfig(), Streams(0)))]
     if name == "idc_inner_step":
         return _engine_idc(setting, profile, real)
     return _engine_idm(setting, profile, real)
 
 
-def _trainer(
+def trainer_of(
     network: str, profile: Profile, real: RealData, batch: int
 ) -> tuple[Trainer, PartData]:
     recipe = network_recipe(PoolConfig(batch=batch))
-    made = Trainer(_network(network), recipe, Streams(0), True, profile)
+    made = Trainer(network_of(network), recipe, Streams(0), True, profile)
     return made, whole(real).to(profile.device)
 
 
@@ -202,7 +207,7 @@ def _engine_idc(setting: Setting, profile: Profile, real: RealData) -> Parts:
 def _engine_idm(setting: Setting, profile: Profile, real: RealData) -> Parts:
     expert = _expert("idm", setting, profile, real)
     expert.settle(1e18)
-    trainer, part = _trainer("convnet3", profile, real, TRAIN_BATCH)
+    trainer, part = trainer_of("convnet3", profile, real, TRAIN_BATCH)
     rows = torch.arange(TRAIN_BATCH)
     pool: Parts = [(_pool_steps(SCHEDULE), lambda: trainer.step(real_batch(part, rows)))]
     if not setting.quick:
@@ -219,14 +224,14 @@ def _engine_idm(setting: Setting, profile: Profile, real: RealData) -> Parts:
 
 
 def _baseline(name: str, setting: Setting) -> Parts:
-    real = _data()
+    real = noise_data()
     images = reference.normalize(real.train.images.float() / 255, MEAN, STD)
     generator = torch.Generator().manual_seed(0)
     if name.startswith("train_"):
         small = setting.quick and name != "train_convnet3"
         batch = QUICK_BATCH if small else TRAIN_BATCH
         network = (
-            reference.ConvNet() if name == "train_convnet3" else _network(name.split("_", 1)[1])
+            reference.ConvNet() if name == "train_convnet3" else network_of(name.split("_", 1)[1])
         )
         return [(TRAIN_BATCH / batch, _plain_training(network, images, real, batch, generator))]
     net = reference.ConvNet()

@@ -265,13 +265,12 @@ def arithmetic(network: Network, profile: Profile) -> Arithmetic:
 def template(network: Network, training: bool) -> Network:
     """The network of this architecture that all of its kind are computed through: its own
     parameters nobody uses, so what is compiled for it serves every one of them."""
-    width = next(iter(network.parameters())).shape[0]
-    return _template(network.name, network.channels, network.classes, network.size, width, training)
+    return _template(*network.architecture, training)
 
 
 @lru_cache(maxsize=16)
 def _template(
-    name: str, channels: int, classes: int, size: tuple[int, int], width: int, training: bool
+    name: str, width: int, channels: int, classes: int, size: tuple[int, int], training: bool
 ) -> Network:
     network = build_network(name, channels=channels, classes=classes, size=size, width=width)
     for parameter in network.parameters():
@@ -287,17 +286,13 @@ def state_of(network: Network) -> dict[str, Tensor]:
 def forward_operations(network: Network) -> float:
     """Floating-point operations of one image's forward pass, two per multiply-add: convolutions
     and products, as torch's counter has them."""
-    width = next(iter(network.parameters())).shape[0]
-    return _forward_operations(network.name, network.channels, network.classes, network.size, width)
+    return _forward_operations(template(network, training=False))
 
 
 @lru_cache(maxsize=64)
-def _forward_operations(
-    name: str, channels: int, classes: int, size: tuple[int, int], width: int
-) -> float:
-    made = _template(name, channels, classes, size, width, False)
+def _forward_operations(made: Network) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        made(torch.zeros(1, channels, *size))
+        made(torch.zeros(1, made.channels, *made.size))
     return float(counter.get_total_flops())
 
 

@@ -40,10 +40,20 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], meta: dict[
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save_checkpoint` wrote; a damaged file is a `MoeddError` that names it."""
+    return _read(path, with_tensors=True)
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """The `meta` of a checkpoint alone; its tensors stay on the disk."""
+    return _read(path, with_tensors=False)[1]
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["meta"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys()) if with_tensors else []
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, ValueError) as error:
         raise MoeddError(
             f"checkpoint {path} cannot be read ({error}); delete it to start the run anew"

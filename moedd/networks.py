@@ -86,6 +86,16 @@ class Network(nn.Module):
         probe = body(torch.empty(2, channels, *size, device="meta"))
         self.classifier = nn.Linear(probe.flatten(1).shape[1], classes)
 
+    @property
+    def width(self) -> int:
+        """Channels of the first convolution: of every block, in a ConvNet."""
+        return next(iter(self.parameters())).shape[0]
+
+    @property
+    def architecture(self) -> tuple[str, int, int, int, tuple[int, int]]:
+        """(name, width, channels, classes, size): what decides everything but the parameters."""
+        return self.name, self.width, self.channels, self.classes, self.size
+
     def embed(self, x: Tensor) -> Tensor:
         """Features before the classifier: x (n, C, H, W) -> (n, d), flattened."""
         return self.body(x).flatten(1)
@@ -307,3 +317,15 @@ def build_network(
     network.to_empty(device="cpu")
     init_parameters(network, generator or torch.Generator().manual_seed(0))
     return network
+
+
+def fresh_network(like: Network, generator: torch.Generator) -> Network:
+    """A newly initialised network of the architecture of `like`, as :func:`build_network` makes."""
+    return build_network(
+        like.name,
+        channels=like.channels,
+        classes=like.classes,
+        size=like.size,
+        width=like.width,
+        generator=generator,
+    )

@@ -5,8 +5,9 @@ shuffled with the run's seed; sizes of one class differ by at most one image bet
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +60,18 @@ class PartData:
     def normalized(self, rows: Tensor) -> Tensor:
         """Images at `rows` in normalised space: float32, mean 0 and std 1 per channel."""
         return normalize(self.unit(rows), self.mean, self.std)
+
+
+def cache_key(part: PartData, form: int, precision: str, **spec: Any) -> str:
+    """What something trained on `part` is cached under: a digest of the data, the precision and
+    the JSON values of `spec`. `form` numbers the format of what is cached."""
+    whole = {
+        "format": form,
+        "precision": precision,
+        "data": [part.fingerprint, part.mean, part.std, part.flip],
+        **spec,
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

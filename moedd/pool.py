@@ -5,11 +5,9 @@ them, IDC gradients, and the diversity step takes its features from them. A pool
 cached under `$MOEDD_HOME/pools/KEY`, where KEY covers the real data, the network and the recipe.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from filelock import FileLock
@@ -19,7 +17,7 @@ from torch import Tensor
 from moedd.arithmetic import forward_operations
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, build_network
-from moedd.parts import PartData
+from moedd.parts import PartData, cache_key
 from moedd.profile import Profile
 from moedd.progress import Reporter
 from moedd.streams import Streams
@@ -100,17 +98,11 @@ def real_batch(part: PartData, rows: Tensor) -> Fetch:
 
 
 def pool_key(
-    part: PartData, network: Network, width: int, config: PoolConfig, precision: str = "float32"
+    part: PartData, network: Network, config: PoolConfig, precision: str = "float32"
 ) -> str:
     """What a pool is cached under: a digest of data, network, recipe and precision."""
-    spec: dict[str, Any] = {
-        "format": 3,
-        "precision": precision,
-        "data": [part.fingerprint, part.mean, part.std, part.flip],
-        "network": [network.name, width, network.channels, network.classes, network.size],
-        "recipe": config.model_dump(exclude={"train_on"}),
-    }
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    recipe = config.model_dump(exclude={"train_on"})
+    return cache_key(part, 3, precision, network=network.architecture, recipe=recipe)
 
 
 def load_pool(
@@ -137,7 +129,7 @@ def load_pool(
     # Per network: how one is computed must not depend on how many are there already.
     work = 3 * forward_operations(template) * config.steps * config.batch
     profile = profile.for_work(work)
-    key = pool_key(part, template, width, config, profile.precision)
+    key = pool_key(part, template, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     stored: list[StoredNetwork] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from moedd.checkpoint import load_checkpoint, save_checkpoint
+from moedd.checkpoint import load_checkpoint, load_meta, save_checkpoint
 from moedd.config import RunConfig
 from moedd.experts import Expert
 from moedd.profile import Profile
@@ -72,7 +72,7 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.checkpoint.exists():
             return False
-        _, meta = load_checkpoint(self.checkpoint)
+        meta = load_meta(self.checkpoint)
         if meta["digest"] != config.digest():
             raise UsageError(
                 f"the checkpoint {self.checkpoint} is of another configuration "
@@ -91,7 +91,7 @@ class RunFolder:
         """The profile of the unfinished run; None where there is none."""
         if not self.checkpoint.exists():
             return None
-        return str(load_checkpoint(self.checkpoint)[1].get("profile", "float32"))
+        return str(load_meta(self.checkpoint).get("profile", "float32"))
 
     def save(
         self, config: RunConfig, state: RunState, experts: Sequence[Expert], real: str

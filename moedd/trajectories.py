@@ -16,11 +16,10 @@ test pass follows them. DSA's scale and rotation there sample with align_corners
 steps, which for square images is the same function as our False in both.
 """
 
-import hashlib
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from filelock import FileLock
@@ -31,8 +30,8 @@ from torch import Tensor
 from moedd.arithmetic import flatten, forward_operations, unflatten
 from moedd.augment import DSA_FAMILIES
 from moedd.checkpoint import load_checkpoint, save_checkpoint
-from moedd.networks import Network, build_network
-from moedd.parts import PartData
+from moedd.networks import Network, fresh_network
+from moedd.parts import PartData, cache_key
 from moedd.pool import real_batch
 from moedd.profile import Profile
 from moedd.progress import Reporter
@@ -106,19 +105,12 @@ def trajectory_recipe(config: TrajectoryConfig) -> Recipe:
 def trajectory_key(
     part: PartData,
     network: Network,
-    width: int,
     config: TrajectoryConfig,
     precision: str = "float32",
 ) -> str:
     """What trajectories are kept under: a digest of data, network, recipe and precision."""
-    spec: dict[str, Any] = {
-        "format": 1,
-        "precision": precision,
-        "data": [part.fingerprint, part.mean, part.std, part.flip],
-        "network": [network.name, width, network.channels, network.classes, network.size],
-        "recipe": {**config.model_dump(), "epoch_steps": epoch_steps(part, config)},
-    }
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    recipe = {**config.model_dump(), "epoch_steps": epoch_steps(part, config)}
+    return cache_key(part, 1, precision, network=network.architecture, recipe=recipe)
 
 
 def epoch_steps(part: PartData, config: TrajectoryConfig) -> int:
@@ -148,14 +140,13 @@ def load_trajectories(
     profile = profile or Profile()
     work = 3 * forward_operations(network) * epoch_steps(part, config) * config.batch
     profile = profile.for_work(work * _NOMINAL_EPOCHS)
-    width = next(iter(network.parameters())).shape[0]
-    key = trajectory_key(part, network, width, config, profile.precision)
+    key = trajectory_key(part, network, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     made = Trajectories(place, key, count, epochs, len(flatten(dict(network.named_parameters()))))
     with FileLock(place / "lock"):
         whitening = _whitening(part, place).to(profile.device) if config.zca else None
-        maker = _Maker(part, network, width, config, whitening, reporter, profile)
+        maker = _Maker(part, network, config, whitening, reporter, profile)
         for number in range(count):
             path = trajectory_path(place, number)
             if _length(path, made.parameters) < epochs:
@@ -208,7 +199,6 @@ class _Maker:
 
     part: PartData
     network: Network
-    width: int
     config: TrajectoryConfig
     whitening: Whitening | None
     reporter: Reporter | None
@@ -217,7 +207,7 @@ class _Maker:
     def make(self, number: int, epochs: int, path: Path, title: str) -> None:
         """Train one trajectory from its start, or from where its file ends."""
         streams = Streams(self.config.seed).scope("trajectory", number)
-        network = self._fresh(streams)
+        network = fresh_network(self.network, streams.generator("init"))
         snapshots = flatten(dict(network.named_parameters()))[None]
         losses: list[float] = []
         if path.exists():
@@ -245,17 +235,6 @@ class _Maker:
         meta = {"losses": losses, "epoch_steps": steps}
         save_checkpoint(path, {"snapshots": torch.cat(rows)}, meta)
 
-    def _fresh(self, streams: Streams) -> Network:
-        network = self.network
-        return build_network(
-            network.name,
-            channels=network.channels,
-            classes=network.classes,
-            size=network.size,
-            width=self.width,
-            generator=streams.generator("init"),
-        )
-
     def _batch(self, rows: Tensor) -> Fetch:
         whitening = self.whitening
         if whitening is None:
@@ -264,7 +243,7 @@ class _Maker:
         return lambda augment, _: (augment(images), labels)
 
     def _finite(self, loss: float, number: int, epoch: int) -> float:
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if not math.isfinite(loss):
             raise NonFiniteError(
                 f"the training loss of trajectory {number} is {loss} in epoch {epoch + 1} at step "
                 f"size {self.config.lr}: lower it (--set mtt.trajectory_lr=...)"

@@ -161,3 +161,10 @@ def tiny_config(
         "experts": experts,
     }
     return RunConfig(**{**plain, **fields})
+
+
+def step_until_it_fails(expert: Expert, seen: list[torch.Tensor]) -> None:
+    """A few steps; the images after each go into `seen`."""
+    for _ in range(5):
+        expert.step()
+        seen.append(expert.images.clone())

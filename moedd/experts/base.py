@@ -8,6 +8,7 @@ A method registers itself under the name that stands in a set's name:
 Packages outside moedd register through the `moedd.experts` entry-point group.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -217,7 +218,7 @@ class Expert:
 
     def finite(self, value: float, term: str) -> float:
         """`value`, or a `NonFiniteError` that names iteration, expert and term."""
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise NonFiniteError(
                 f"{term} of expert {self.part.index} ({self.method}) is {value} at its step "
                 f"{self.done + 1} of {self.steps}; the last checkpoint holds the last good images: "
@@ -238,59 +239,6 @@ class Expert:
         self.images.copy_(state["images"])
         self.done = int(state["done"])
         self.last_step_norm = float(state["last_step_norm"])
-
-
-class ClasswiseSGD:
-    """The image optimiser of IDC and IDM: SGD with momentum, stepped once per class.
-
-    All classes share one buffer in the references and the optimiser steps once per class, so a
-    class's images keep moving by momentum while the other classes are worked on (measured in the
-    IDC notes, section 8). Between two visits the gradient of a class is zero, so its movement has a
-    closed form, which makes classes independent of each other:
-    after j steps without gradient, `x -= lr * v * (m + ... + m^j)` and `v *= m^j`.
-    """
-
-    def __init__(self, images: Tensor, classes: int, lr: float, momentum: float) -> None:
-        self.images, self.classes, self.lr, self.momentum = images, classes, lr, momentum
-        self.velocity = torch.zeros_like(images)
-
-    def before(self, c: int, rows: slice) -> None:
-        """Move class c through the steps of the classes visited before it in this round."""
-        self._coast(rows, c)
-
-    def step(self, c: int, rows: slice, gradient: Tensor) -> None:
-        """Class c's own step, then the steps of the classes visited after it."""
-        velocity = self.velocity[rows]
-        velocity.mul_(self.momentum).add_(gradient)
-        self.images[rows].sub_(velocity, alpha=self.lr)
-        self._coast(rows, self.classes - 1 - c)
-
-    def _coast(self, rows: slice, steps: int) -> None:
-        m = self.momentum
-        travel = sum(m**j for j in range(1, steps + 1))
-        self.images[rows].sub_(self.velocity[rows], alpha=self.lr * travel)
-        self.velocity[rows].mul_(m**steps)
-
-
-class ImageSGD:
-    """SGD with momentum over all stored images at once: the optimiser of DC, DSA and DM."""
-
-    def __init__(self, images: Tensor, lr: float, momentum: float) -> None:
-        self.images, self.lr, self.momentum = images, lr, momentum
-        self.velocity = torch.zeros_like(images)
-        self._before = images, self.velocity
-
-    def step(self, gradient: Tensor) -> float:
-        """Move the images; returns the length of the step."""
-        self._before = self.images.clone(), self.velocity.clone()
-        self.velocity.mul_(self.momentum).add_(gradient)
-        self.images.sub_(self.velocity, alpha=self.lr)
-        return float((self.images - self._before[0]).norm())
-
-    def undo(self) -> None:
-        """Take the last step back."""
-        self.images.copy_(self._before[0])
-        self.velocity.copy_(self._before[1])
 
 
 _REGISTRY: dict[str, type[Expert]] = {}

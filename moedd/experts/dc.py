@@ -13,7 +13,7 @@ Deviation: batch-norm networks are refused. The published code freezes their sta
 of real images first; with instance norm, its default, there are none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -21,12 +21,12 @@ from pydantic import Field
 from torch import Tensor
 
 from moedd.arithmetic import forward_operations
-from moedd.augment import DSA_FAMILIES, apply_draw, draw_dsa, select_families
-from moedd.experts.base import Expert, ExpertConfig, ImageSGD, Space, register_expert
-from moedd.experts.fresh import fresh_network, real_images
-from moedd.streams import Streams
+from moedd.augment import DSA_FAMILIES
+from moedd.experts.base import ExpertConfig, Space, register_expert
+from moedd.experts.mosaic import real_images
+from moedd.experts.moving import Batches, ImageSGD, SummedExpert
+from moedd.networks import fresh_network
 from moedd.train import Augment, Fetch, Recipe, Trainer
-from moedd_loaders.errors import NonFiniteError
 
 _ROWS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 _NETWORKS = 1000
@@ -73,7 +73,7 @@ class DSAConfig(DCConfig):
 
 
 @register_expert("dc")
-class DC(Expert):
+class DC(SummedExpert):
     """Directions of the gradients of every weight matrix, per output channel."""
 
     config_class: ClassVar[type[ExpertConfig]] = DCConfig
@@ -91,7 +91,6 @@ class DC(Expert):
             stored = torch.randn(shape, generator=streams.generator("noise"))
             stored = stored.to(self.part.images.device)
         self.optimizer = ImageSGD(stored, self.config.lr, self.config.momentum)
-        self.families = select_families(DSA_FAMILIES, flip=self.part.flip)
         self.trainer: Trainer | None = None
         return stored
 
@@ -106,17 +105,7 @@ class DC(Expert):
             self.trainer = self._begin(network)
         streams = self.streams.scope("step", self.done)
         parameters = {n: p.detach() for n, p in self.trainer.network.named_parameters()}
-        counts = [min(self.config.batch_real, len(rows)) for rows in self.part.rows]
-        gradient = torch.zeros_like(self.images)
-        losses = [
-            self._match(group, parameters, streams, gradient) for group in self.class_groups(counts)
-        ]
-        value = self.finite(float(torch.cat(losses).mean()), "matching loss")
-        try:
-            self.last_step_norm = self.finite(self.optimizer.step(gradient), "image step")
-        except NonFiniteError:
-            self.optimizer.undo()
-            raise
+        value = self.image_step(parameters, streams, self.config.batch_real, self.config.augment)
         if position < self.config.outer - 1:
             self._train(self.trainer)
         self.done += 1
@@ -153,34 +142,12 @@ class DC(Expert):
             for rows in order.split(self.config.batch_train):
                 trainer.step(_batch(images[rows], labels[rows]))
 
-    def _match(
-        self,
-        group: Sequence[int],
-        parameters: Mapping[str, Tensor],
-        streams: Streams,
-        gradient: Tensor,
-    ) -> Tensor:
-        """Losses (classes,) of the group; writes its gradients into `gradient`."""
-        real, images, leaves = [], [], []
-        for c in group:
-            order = torch.randperm(len(self.part.rows[c]), generator=streams.generator("real", c))
-            x = self.part.normalized(self.part.rows[c][order[: self.config.batch_real]])
-            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
-            made = leaves[-1]
-            if self.config.augment:
-                generator = streams.generator("augment", c)
-                draw = draw_dsa(generator, 1, self.part.shape, self.families, shared=True)
-                x, made = apply_draw(x, draw), apply_draw(made, draw)
-            real.append(x)
-            images.append(made)
-        stacked = torch.stack(images)
-        classes = self.labels.new_tensor(group)
-        moves, losses = self.arithmetic.gradient_match(
-            parameters, torch.stack(real), stacked.detach(), classes, "cos"
+    def match(
+        self, parameters: Mapping[str, Tensor], batches: Batches, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.arithmetic.gradient_match(
+            parameters, batches.real, batches.made.detach(), classes, "cos"
         )
-        for c, move in zip(group, torch.autograd.grad(stacked, leaves, moves), strict=True):
-            gradient[self.rows(c)] = move
-        return losses
 
     def step_operations(self) -> float:
         forward = forward_operations(self.pool.network)
@@ -189,7 +156,7 @@ class DC(Expert):
         return len(self.part.classes) * forward * (matching + training)
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {**super().state_dict(), "velocity": self.optimizer.velocity}
+        state = super().state_dict()
         if self.trainer is not None:
             state["net.steps"] = torch.tensor(self.trainer.steps)
             for name, parameter in self.trainer.network.named_parameters():
@@ -198,7 +165,6 @@ class DC(Expert):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self.optimizer.velocity.copy_(state["velocity"])
         self.trainer = None
         if "net.steps" in state and self.done % self.config.outer:
             self.trainer = self._begin(self.done // self.config.outer)

@@ -5,19 +5,17 @@ are moved until the class means of the embeddings agree. Images live in normalis
 real images and are never clamped. One image step on the sum over classes, unlike IDC and IDM.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from moedd.arithmetic import forward_operations
-from moedd.augment import DSA_FAMILIES, apply_draw, draw_dsa, select_families
-from moedd.experts.base import Expert, ExpertConfig, ImageSGD, Space, register_expert
-from moedd.experts.fresh import fresh_network, real_images
-from moedd.streams import Streams
-from moedd_loaders.errors import NonFiniteError
+from moedd.experts.base import ExpertConfig, Space, register_expert
+from moedd.experts.mosaic import real_images
+from moedd.experts.moving import Batches, ImageSGD, SummedExpert
+from moedd.networks import fresh_network
 
 
 class DMConfig(ExpertConfig):
@@ -36,7 +34,7 @@ class DMConfig(ExpertConfig):
 
 
 @register_expert("dm")
-class DM(Expert):
+class DM(SummedExpert):
     """Class means of the embeddings of random networks."""
 
     config_class: ClassVar[type[ExpertConfig]] = DMConfig
@@ -61,56 +59,18 @@ class DM(Expert):
         parameters = {
             name: p.detach().to(self.images.device) for name, p in network.named_parameters()
         }
-        counts = [min(self.config.batch_real, len(rows)) for rows in self.part.rows]
-        gradient = torch.zeros_like(self.images)
-        losses = [
-            self._match(group, parameters, streams, gradient) for group in self.class_groups(counts)
-        ]
-        value = self.finite(float(torch.cat(losses).mean()), "matching loss")
-        try:
-            self.last_step_norm = self.finite(self.optimizer.step(gradient), "image step")
-        except NonFiniteError:
-            self.optimizer.undo()
-            raise
+        value = self.image_step(parameters, streams, self.config.batch_real, self.config.augment)
         self.done += 1
         return {"match": value}
 
-    def _match(
-        self,
-        group: Sequence[int],
-        parameters: Mapping[str, Tensor],
-        streams: Streams,
-        gradient: Tensor,
-    ) -> Tensor:
-        """Losses (classes,) of the group; writes its gradients into `gradient`."""
-        families = select_families(DSA_FAMILIES, flip=self.part.flip)
-        real, images, leaves = [], [], []
-        for c in group:
-            order = torch.randperm(len(self.part.rows[c]), generator=streams.generator("real", c))
-            x = self.part.normalized(self.part.rows[c][order[: self.config.batch_real]])
-            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
-            made = leaves[-1]
-            if self.config.augment:
-                generator = streams.generator("augment", c)
-                draw = draw_dsa(generator, 1, self.part.shape, families, shared=True)
-                x, made = apply_draw(x, draw), apply_draw(made, draw)
-            real.append(x)
-            images.append(made)
-        stacked = torch.stack(images)
-        moves, match, _ = self.arithmetic.feature_match(
-            parameters, torch.stack(real), stacked.detach(), self.labels.new_tensor(group), 0.0
+    def match(
+        self, parameters: Mapping[str, Tensor], batches: Batches, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        gradient, losses, _ = self.arithmetic.feature_match(
+            parameters, batches.real, batches.made.detach(), classes, 0.0
         )
-        for c, move in zip(group, torch.autograd.grad(stacked, leaves, moves), strict=True):
-            gradient[self.rows(c)] = move
-        return match
+        return gradient, losses
 
     def step_operations(self) -> float:
         forward = forward_operations(self.pool.network)
         return len(self.part.classes) * forward * (self.config.batch_real + 2 * self.config.ipc)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {**super().state_dict(), "velocity": self.optimizer.velocity}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        self.optimizer.velocity.copy_(state["velocity"])

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from moedd.arithmetic import forward_operations
 from moedd.augment import apply_draw, draw_idc
-from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, Space, register_expert
+from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.live import LiveNetwork
 from moedd.experts.mosaic import mosaics, shrink
+from moedd.experts.moving import Batches, ClasswiseSGD, MovingExpert
 from moedd.parts import normalize
 from moedd.streams import Streams
-from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _MATCH_AUGMENT = ("color", "crop", "cutout")
@@ -82,13 +82,14 @@ class IDCIConfig(IDCConfig):
 
 
 @register_expert("idc")
-class IDC(Expert):
+class IDC(MovingExpert):
     """Class-wise matching of convolution gradients, decode factor 2."""
 
     config_class: ClassVar[type[ExpertConfig]] = IDCConfig
     source: ClassVar[str] = "Kim et al., ICML 2022, arXiv 2205.14959"
     space: ClassVar[Space] = "unit"
     config: IDCConfig
+    optimizer: ClasswiseSGD
 
     def initial_images(self) -> Tensor:
         """Mosaics of the part's first ipc*f*f images of each class, cut down by pixel dropping.
@@ -133,19 +134,14 @@ class IDC(Expert):
             parameters = self.pool.draw(streams.generator("network")).parameters
         else:
             parameters = self.live.parameters(outer)
-        before = self.images.clone(), self.optimizer.velocity.clone()
+        self.optimizer.begin()
         real_rows = [self._real_rows(c) for c in range(len(self.part.classes))]
         losses = [
             self._move_classes(group, real_rows, parameters, streams)
             for group in self.class_groups([len(rows) for rows in real_rows])
         ]
-        try:
-            value = self.finite(float(torch.cat(losses).mean()), "matching loss")
-            self.last_step_norm = self.finite(float((self.images - before[0]).norm()), "image step")
-        except NonFiniteError:
-            self.images.copy_(before[0])
-            self.optimizer.velocity.copy_(before[1])
-            raise
+        value = float(torch.cat(losses).mean())
+        self.accept({"matching loss": value})
         if self.config.networks == "live":
             self.live.train(self.done)
         self.done += 1
@@ -168,16 +164,15 @@ class IDC(Expert):
             unit = self.part.unit(real_rows[c])
             real.append(apply_draw(normalize(unit, self.part.mean, self.part.std), draw))
             kept = self._kept(own.generator("keep"))
-            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
+            leaves.append(self.leaf(c))
             decoded = self.training_images(leaves[-1])
             images.append(apply_draw(decoded if kept is None else decoded[kept], draw))
-        stacked = torch.stack(images)
+        batches = Batches(torch.stack(real), torch.stack(images), leaves)
         classes = self.labels.new_tensor(group)
         gradient, losses = self.arithmetic.gradient_match(
-            parameters, torch.stack(real), stacked.detach(), classes, self.config.metric
+            parameters, batches.real, batches.made.detach(), classes, self.config.metric
         )
-        moves = torch.autograd.grad(stacked, leaves, gradient)
-        for c, move in zip(group, moves, strict=True):
+        for c, move in zip(group, batches.gradients(gradient), strict=True):
             self.optimizer.step(c, self.rows(c), move)
         return losses
 
@@ -210,15 +205,10 @@ class IDC(Expert):
         return torch.randperm(decoded, generator=generator)[:most]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            **super().state_dict(),
-            "velocity": self.optimizer.velocity,
-            **self.live.state_dict(),
-        }
+        return {**super().state_dict(), **self.live.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self.optimizer.velocity.copy_(state["velocity"])
         self.live.load_state_dict(state)
 
 

@@ -23,14 +23,11 @@ from pydantic import Field
 from torch import Tensor
 
 from moedd.arithmetic import forward_operations
-from moedd.augment import apply_draw, draw_dsa
-from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, Space, register_expert
+from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.mosaic import mosaics, shrink
+from moedd.experts.moving import ClasswiseSGD, MovingExpert
 from moedd.streams import Streams
-from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
-
-_FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
 class IDMConfig(ExpertConfig):
@@ -86,13 +83,14 @@ class PlainIDMConfig(IDMConfig):
 
 
 @register_expert("idm")
-class IDM(Expert):
+class IDM(MovingExpert):
     """Distribution matching with 2x2 expansion and accuracy-weighted cross-entropy."""
 
     config_class: ClassVar[type[ExpertConfig]] = IDMConfig
     source: ClassVar[str] = "Zhao et al., CVPR 2023, arXiv 2307.09742"
     space: ClassVar[Space] = "normalized"
     config: IDMConfig
+    optimizer: ClasswiseSGD
 
     def initial_images(self) -> Tensor:
         """Each cell from a fresh draw of real images of the class, shrunk by averaging."""
@@ -128,30 +126,16 @@ class IDM(Expert):
         weight = self.config.ce_weight
         if self.config.ce_scale == "accuracy":
             weight *= network.accuracy_percent
-        before = self.images.clone(), self.optimizer.velocity.clone()
+        self.optimizer.begin()
         counts = [min(self.config.batch_real, len(rows)) for rows in self.part.rows]
         terms = [
             self._move_classes(group, network.parameters, weight, streams)
             for group in self.class_groups(counts)
         ]
-        match, ce = (torch.cat(term).mean() for term in zip(*terms, strict=True))
-        try:
-            losses = {
-                "match": self.finite(float(match), "matching loss"),
-                "ce": self.finite(weight * float(ce), "cross-entropy term"),
-            }
-            self.last_step_norm = self.finite(float((self.images - before[0]).norm()), "image step")
-        except NonFiniteError:
-            self.images.copy_(before[0])
-            self.optimizer.velocity.copy_(before[1])
-            raise
+        match, ce = (float(torch.cat(term).mean()) for term in zip(*terms, strict=True))
+        self.accept({"matching loss": match, "cross-entropy term": weight * ce})
         self.done += 1
-        return losses
-
-    def _real_batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        # Uniform without replacement; a smaller class is taken whole, as in the published code.
-        order = torch.randperm(len(rows), generator=generator)[: self.config.batch_real]
-        return self.part.normalized(rows[order])
+        return {"match": match, "ce": weight * ce}
 
     def _move_classes(
         self,
@@ -162,25 +146,13 @@ class IDM(Expert):
     ) -> tuple[Tensor, Tensor]:
         """One image step of each class of the group; returns matching losses and cross-entropies,
         both (classes,)."""
-        families = [name for name in _FAMILIES if name != "flip" or self.part.flip]
-        real, leaves, images = [], [], []
         for c in group:
             self.optimizer.before(c, self.rows(c))
-            x = self._real_batch(self.part.rows[c], streams.generator("real", c))
-            leaves.append(self.images[self.rows(c)].clone().requires_grad_())
-            tiles = self.training_images(leaves[-1])
-            if self.config.augment:
-                generator = streams.generator("augment", c)
-                draw = draw_dsa(generator, 1, self.part.shape, families, shared=True)
-                x, tiles = apply_draw(x, draw), apply_draw(tiles, draw)
-            real.append(x)
-            images.append(tiles)
-        stacked = torch.stack(images)
+        batches = self.siamese(group, streams, self.config.batch_real, self.config.augment)
         gradient, match, ce = self.arithmetic.feature_match(
-            parameters, torch.stack(real), stacked.detach(), self.labels.new_tensor(group), weight
+            parameters, batches.real, batches.made.detach(), self.labels.new_tensor(group), weight
         )
-        moves = torch.autograd.grad(stacked, leaves, gradient)
-        for c, move in zip(group, moves, strict=True):
+        for c, move in zip(group, batches.gradients(gradient), strict=True):
             self.optimizer.step(c, self.rows(c), move)
         return match, ce
 
@@ -189,13 +161,6 @@ class IDM(Expert):
         forward = forward_operations(self.pool.network)
         decoded = self.config.ipc * self.config.factor**2
         return len(self.part.classes) * forward * (self.config.batch_real + 2 * decoded)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {**super().state_dict(), "velocity": self.optimizer.velocity}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        self.optimizer.velocity.copy_(state["velocity"])
 
 
 @register_expert("idm_plain")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from moedd.networks import build_network
+from moedd.networks import fresh_network
 from moedd.parts import PartData
 from moedd.pool import Pool, network_recipe, real_batch
 from moedd.profile import Profile
@@ -40,15 +40,7 @@ class LiveNetwork:
             self.trainer.use(profile)
 
     def _begin(self, outer: int) -> Trainer:
-        net = self.pool.network
-        network = build_network(
-            net.name,
-            channels=net.channels,
-            classes=net.classes,
-            size=net.size,
-            width=next(iter(net.parameters())).shape[0],
-            generator=self.streams.generator("init", outer),
-        )
+        network = fresh_network(self.pool.network, self.streams.generator("init", outer))
         self.outer = outer
         self.trainer = Trainer(
             network, network_recipe(self.config), self.streams.scope(outer), self.part.flip,

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moedd.parts import PartData
+from moedd.streams import Streams
+
 Order = Literal["row-major", "column-major"]
 Shrink = Literal["nearest", "bilinear"]
 
@@ -38,3 +41,15 @@ def shrink(images: Tensor, factor: int, how: Shrink) -> Tensor:
     if how == "nearest":
         return F.interpolate(images, size=(height, width), mode="nearest")
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def real_images(part: PartData, ipc: int, streams: Streams) -> Tensor:
+    """`ipc` real images of each class in normalised space, class-major.
+
+    Drawn without replacement; a class with fewer is gone through again.
+    """
+    chosen = []
+    for c, rows in enumerate(part.rows):
+        order = torch.randperm(len(rows), generator=streams.generator(c))
+        chosen.append(rows[order[torch.arange(ipc) % len(rows)]])
+    return part.normalized(torch.cat(chosen))

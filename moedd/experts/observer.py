@@ -9,8 +9,6 @@ It is trained once and cached: `$MOEDD_HOME/pools/observers/KEY.safetensors`, wh
 part of the data, the network and the recipe.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from torch import Tensor
 from moedd.arithmetic import arithmetic, forward_operations, state_of, template
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, build_network
-from moedd.parts import PartData
+from moedd.parts import PartData, cache_key
 from moedd.pool import Pool, real_batch
 from moedd.profile import Profile
 from moedd.streams import Streams
@@ -161,13 +159,7 @@ def load_observer(
 
 def observer_key(part: PartData, recipe: ObserverRecipe, profile: Profile) -> str:
     """What an observer is cached under: a digest of data, network, recipe and precision."""
-    spec = {
-        "format": 1,
-        "precision": profile.precision,
-        "data": [part.fingerprint, part.mean, part.std, part.flip],
-        "recipe": asdict(recipe),
-    }
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_key(part, 1, profile.precision, recipe=asdict(recipe))
 
 
 def _fresh(recipe: ObserverRecipe, part: PartData) -> Network:
@@ -204,7 +196,7 @@ def _write(path: Path, observer: Observer) -> None:
     meta: dict[str, Any] = {
         "classes": list(observer.classes),
         "network": net.name,
-        "width": next(iter(net.parameters())).shape[0],
+        "width": net.width,
         "channels": net.channels,
         "size": list(net.size),
     }

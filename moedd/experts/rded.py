@@ -117,7 +117,7 @@ class RDED(Expert):
         net = self.pool.network
         recipe = ObserverRecipe(
             network=config.observer_network or net.name,
-            width=next(iter(net.parameters())).shape[0],
+            width=net.width,
             steps=config.observer_steps,
             batch=config.observer_batch,
             lr=config.observer_lr,

@@ -107,9 +107,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[Dr
 
 @pytest.mark.parametrize("method", ["idc", "idm"])
 def test_twenty_steps_are_those_of_plain_code(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moedd.experts import idc, idm
+    from moedd.experts import idc, moving
 
-    module, name = (idc, "draw_idc") if method == "idc" else (idm, "draw_dsa")
+    module, name = (idc, "draw_idc") if method == "idc" else (moving, "draw_dsa")
     real = random_data((9, 9), (3, 16, 16))
     part = whole(real)
     pool = make_pool(part, 1)

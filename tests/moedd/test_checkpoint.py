@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moedd.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from moedd.checkpoint import load_checkpoint, load_meta, save_checkpoint, write_atomically
 from moedd_loaders.errors import MoeddError
 
 
@@ -85,7 +85,7 @@ def test_a_failing_write_leaves_the_old_checkpoint_and_nothing_else(
             save_checkpoint(path, tensors(2.0), {"tick": 2})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
-    assert load_checkpoint(path)[1] == {"tick": 1}
+    assert load_checkpoint(path)[1] == load_meta(path) == {"tick": 1}
 
 
 def test_readers_see_the_old_bytes_until_the_new_ones_are_whole(

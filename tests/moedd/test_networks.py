@@ -17,6 +17,7 @@ from moedd.networks import (
     build_network,
     check_size,
     fitting_network,
+    fresh_network,
     init_parameters,
     network_names,
     smallest_side,
@@ -354,3 +355,18 @@ def test_the_generator_is_the_only_randomness() -> None:
     assert torch.equal(before, torch.get_rng_state())
     same = [torch.equal(a.classifier.weight, b.classifier.weight) for a, b in pairwise(drawn)]
     assert same == [True, False, False, True]
+
+
+def test_a_fresh_network_has_the_architecture_and_parameters_of_its_own() -> None:
+    like = build_network("convnet2", channels=3, classes=4, size=(9, 12), width=8)
+    one, same, other = (
+        fresh_network(like, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    shapes = {name: p.shape for name, p in like.named_parameters()}
+    assert {name: p.shape for name, p in one.named_parameters()} == shapes
+    first = [net.body[0].weight for net in (one, same, other, like)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+    assert not torch.equal(first[0], first[3])
+    assert all(p.requires_grad for p in one.parameters())
+    assert one.architecture == like.architecture == ("convnet2", 8, 3, 4, (9, 12))

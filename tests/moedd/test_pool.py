@@ -133,7 +133,7 @@ def key(part: PartData = PART, name: str = "convnet2", width: int = WIDTH, **set
     network = build_network(
         name, channels=1, classes=len(part.classes), size=part.shape[1:], width=width
     )
-    return pool_key(part, network, width, TWO.model_copy(update=settings))
+    return pool_key(part, network, TWO.model_copy(update=settings))
 
 
 def test_the_key_is_that_of_the_folder(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_normalisation_is_part_of_the_key() -> None:
     part = whole(digits(2, 4))
     network = make_pool(part).network
     keys = {
-        pool_key(replace(part, **change), network, 8, PoolConfig())
+        pool_key(replace(part, **change), network, PoolConfig())
         for change in ({}, {"mean": (0.1,)}, {"std": (0.1,)}, {"flip": not part.flip})
     }
     assert len(keys) == 4

@@ -200,7 +200,7 @@ def key(part: PartData = PART, name: str = "convnet2", width: int = WIDTH, **set
     network = build_network(
         name, channels=1, classes=len(part.classes), size=part.shape[1:], width=width
     )
-    return trajectory_key(part, network, width, CONFIG.model_copy(update=settings))
+    return trajectory_key(part, network, CONFIG.model_copy(update=settings))
 
 
 def test_the_key_is_that_of_the_folder(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_the_key_changes_with_data_network_recipe_and_precision() -> None:
         key(replace(PART, **change))
         for change in ({"mean": (0.1,)}, {"std": (0.1,)}, {"flip": not PART.flip})
     ]
-    keys.append(trajectory_key(PART, NETWORK, WIDTH, CONFIG, "bfloat16"))
+    keys.append(trajectory_key(PART, NETWORK, CONFIG, "bfloat16"))
     assert len(set(keys)) == len(keys)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from moedd.augment import Draw
-from moedd.experts import idc, idm
+from moedd.experts import dc, dm, idc, moving
+from moedd.networks import Network
 from moedd.parts import PartData
 
 
@@ -38,6 +41,22 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], Draw]]
 
         return draw
 
-    monkeypatch.setattr(idm, "draw_dsa", recording(idm.draw_dsa))
+    monkeypatch.setattr(moving, "draw_dsa", recording(moving.draw_dsa))
     monkeypatch.setattr(idc, "draw_idc", recording(idc.draw_idc))
     return draws
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
+    """Copies of the networks that DM, DC and DSA make, as they begin."""
+    made: list[Network] = []
+    plain = dm.fresh_network
+
+    def fresh(like: Network, generator: torch.Generator) -> Network:
+        network = plain(like, generator)
+        made.append(deepcopy(network))
+        return network
+
+    for module in (dm, dc):
+        monkeypatch.setattr(module, "fresh_network", fresh)
+    return made

@@ -1,4 +1,4 @@
-"""What all experts share: the class-wise optimiser, registration, pixel spaces, errors."""
+"""What all experts share: registration, pixel spaces, errors."""
 
 import sys
 from importlib.metadata import EntryPoint
@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import torch
 from enginefactories import digits, make_expert, random_data
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor
 
 from moedd.experts import base, expert_class, method_names, register_expert
-from moedd.experts.base import ClasswiseSGD, Expert, ExpertConfig, config_fields
+from moedd.experts.base import Expert, ExpertConfig, config_fields
 from moedd.experts.idm import IDM
 from moedd.parts import whole
 from moedd_loaders.decode import decode
@@ -32,53 +29,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Expert]]:
     monkeypatch.setattr(base, "_REGISTRY", copy)
     monkeypatch.setattr(base, "entry_points", lambda group: [])
     return copy
-
-
-def pull(x: Tensor, c: int) -> Tensor:
-    """A gradient that depends on the place, so that a class visited at a wrong place shows."""
-    return (3 * x + c).sin() + 0.1 * c
-
-
-# -- the optimiser ---------------------------------------------------------------------------
-@given(
-    classes=st.integers(1, 5),
-    ipc=st.integers(1, 3),
-    momentum=st.sampled_from([0.0, 0.5, 0.9]),
-    lr=st.floats(0.01, 1),
-    rounds=st.integers(1, 4),
-)
-@settings(max_examples=40, deadline=None)
-def test_classwise_sgd_is_sgd_over_the_whole_tensor_stepped_once_per_class(
-    classes: int, ipc: int, momentum: float, lr: float, rounds: int
-) -> None:
-    generator = torch.Generator().manual_seed(classes * 10 + ipc)
-    start = torch.randn(classes * ipc, 2, 3, generator=generator, dtype=torch.float64)
-    whole_tensor = start.clone().requires_grad_()
-    reference = torch.optim.SGD([whole_tensor], lr=lr, momentum=momentum)
-    images = start.clone()
-    ours = ClasswiseSGD(images, classes, lr, momentum)
-    for _ in range(rounds):
-        for c in range(classes):
-            rows = slice(c * ipc, (c + 1) * ipc)
-            ours.before(c, rows)
-            torch.testing.assert_close(images[rows], whole_tensor.detach()[rows])
-            ours.step(c, rows, pull(images[rows], c))
-            whole_tensor.grad = torch.zeros_like(whole_tensor)
-            whole_tensor.grad[rows] = pull(whole_tensor.detach()[rows], c)
-            reference.step()
-        torch.testing.assert_close(images, whole_tensor.detach())
-    if momentum:
-        buffer = reference.state[whole_tensor]["momentum_buffer"]
-        torch.testing.assert_close(ours.velocity, buffer)
-
-
-def test_a_class_halves_its_movement_with_every_class_step_after_its_own() -> None:
-    images = torch.zeros(3, 1, dtype=torch.float64)
-    optimizer = ClasswiseSGD(images, 3, lr=1.0, momentum=0.5)
-    for c in range(3):
-        optimizer.before(c, slice(c, c + 1))
-        optimizer.step(c, slice(c, c + 1), torch.ones(1, 1, dtype=torch.float64))
-    assert images.flatten().tolist() == [-1.75, -1.5, -1.0]
 
 
 # -- registration ----------------------------------------------------------------------------

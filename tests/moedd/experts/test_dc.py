@@ -5,36 +5,17 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from enginefactories import digits, make_expert, random_data
+from enginefactories import digits, make_expert, random_data, step_until_it_fails
 from torch import Tensor
 
 from moedd.arithmetic import gradient_distance
 from moedd.augment import Draw, apply_draw
-from moedd.experts import dc
 from moedd.experts.base import Expert
 from moedd.experts.dc import DCConfig, DSAConfig, loops
 from moedd.networks import Network
 from moedd_loaders.errors import NonFiniteError
 
-
-def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Network], list[Draw]]:
-    """Copies of the networks as they begin, and the siamese draws, from now on."""
-    networks: list[Network] = []
-    draws: list[Draw] = []
-    make, draw = dc.fresh_network, dc.draw_dsa
-
-    def fresh(like: Network, generator: torch.Generator) -> Network:
-        made = make(like, generator)
-        networks.append(deepcopy(made))
-        return made
-
-    def drawn(*args, **kwargs):  # type: ignore[no-untyped-def]
-        draws.append(draw(*args, **kwargs))
-        return draws[-1]
-
-    monkeypatch.setattr(dc, "fresh_network", fresh)
-    monkeypatch.setattr(dc, "draw_dsa", drawn)
-    return networks, draws
+Drawn = list[tuple[tuple[str, ...], Draw]]
 
 
 def distance(network: Network, real: Tensor, made: Tensor, c: int) -> Tensor:
@@ -55,14 +36,14 @@ def distance(network: Network, real: Tensor, made: Tensor, c: int) -> Tensor:
 
 
 def slow_steps(
-    expert: Expert, start: Tensor, networks: list[Network], draws: list[Draw], steps: int
+    expert: Expert, start: Tensor, networks: list[Network], drawn: Drawn, steps: int
 ) -> tuple[Tensor, list[float]]:
     """`steps` image steps on whole classes, networks trained in one batch per epoch."""
     part, config = expert.part, expert.config
     assert isinstance(config, DCConfig)
     leaf = start.double().requires_grad_()
     optimizer = torch.optim.SGD([leaf], lr=config.lr, momentum=config.momentum)
-    draws, losses = list(draws), []
+    draws, losses = [draw for _, draw in drawn], []
     network = networks[0]
     for step in range(steps):
         life, position = divmod(step, config.outer)
@@ -89,29 +70,29 @@ def slow_steps(
 
 
 @pytest.mark.parametrize("init", ["noise", "real"])
-def test_dc_steps_are_those_of_the_slow_version(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dc_steps_are_those_of_the_slow_version(
+    init: str, networks: list[Network], drawn: Drawn
+) -> None:
     real = random_data((6, 5, 4), (3, 8, 8))
     expert = make_expert("dc", real, ipc=2, outer=3, inner=2, init=init)
-    networks, draws = watched(monkeypatch)
     start = expert.images.clone()
     losses = [expert.step()["match"] for _ in range(5)]
-    images, slow = slow_steps(expert, start, networks, draws, 5)
+    images, slow = slow_steps(expert, start, networks, drawn, 5)
     assert losses == pytest.approx(slow, rel=1e-3)
     moved = float((images - start.double()).norm())
     assert float((expert.images - images).norm()) < 2e-3 * moved
     assert len(networks) == 2
 
 
-def test_dsa_augments_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dsa_augments_both_sides_alike(networks: list[Network], drawn: Drawn) -> None:
     # No training in between: its augmentation draws per image, which the slow version lacks.
     expert = make_expert("dsa", random_data((6, 5), (3, 8, 8)), ipc=2, outer=1, inner=0)
-    networks, draws = watched(monkeypatch)
     start = expert.images.clone()
     losses = [expert.step()["match"] for _ in range(4)]
-    images, slow = slow_steps(expert, start, networks, draws, 4)
+    images, slow = slow_steps(expert, start, networks, drawn, 4)
     assert losses == pytest.approx(slow, rel=1e-3)
     assert float((expert.images - images).norm()) < 2e-3 * float((images - start).norm())
-    assert len(draws) == 8
+    assert len(drawn) == 8
 
 
 def test_training_in_between_sees_the_images_augmented() -> None:
@@ -176,12 +157,6 @@ def test_it_goes_on_where_it_stopped(stop: int) -> None:
     for _ in range(5 - stop):
         fresh.step()
     assert torch.equal(fresh.images, whole.images)
-
-
-def step_until_it_fails(expert: Expert, seen: list[Tensor]) -> None:
-    for _ in range(5):
-        expert.step()
-        seen.append(expert.images.clone())
 
 
 def test_a_step_that_leaves_the_finite_numbers_is_taken_back() -> None:

@@ -4,45 +4,27 @@ from copy import deepcopy
 
 import pytest
 import torch
-from enginefactories import digits, make_expert, random_data
+from enginefactories import digits, make_expert, random_data, step_until_it_fails
 from torch import Tensor
 
 from moedd.augment import Draw, apply_draw
-from moedd.experts import dm
 from moedd.experts.base import Expert
 from moedd.experts.dm import DMConfig
 from moedd.networks import Network
 from moedd_loaders.errors import NonFiniteError
 
-
-def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Network], list[Draw]]:
-    """The networks and draws that DM makes from now on."""
-    networks: list[Network] = []
-    draws: list[Draw] = []
-    make, draw = dm.fresh_network, dm.draw_dsa
-
-    def fresh(like: Network, generator: torch.Generator) -> Network:
-        networks.append(make(like, generator))
-        return networks[-1]
-
-    def drawn(*args, **kwargs):  # type: ignore[no-untyped-def]
-        draws.append(draw(*args, **kwargs))
-        return draws[-1]
-
-    monkeypatch.setattr(dm, "fresh_network", fresh)
-    monkeypatch.setattr(dm, "draw_dsa", drawn)
-    return networks, draws
+Drawn = list[tuple[tuple[str, ...], Draw]]
 
 
 def slow_steps(
-    expert: Expert, start: Tensor, networks: list[Network], draws: list[Draw], steps: int
+    expert: Expert, start: Tensor, networks: list[Network], drawn: Drawn, steps: int
 ) -> tuple[Tensor, list[float]]:
     """`steps` DM steps on whole classes: images and losses."""
     part, config = expert.part, expert.config
     assert isinstance(config, DMConfig)
     leaf = start.double().requires_grad_()
     optimizer = torch.optim.SGD([leaf], lr=config.lr, momentum=config.momentum)
-    draws, losses = list(draws), []
+    draws, losses = [draw for _, draw in drawn], []
     for step in range(steps):
         network = deepcopy(networks[step]).double()
         total = torch.zeros((), dtype=torch.float64)
@@ -62,14 +44,13 @@ def slow_steps(
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_steps_are_those_of_the_slow_version(
-    augment: bool, monkeypatch: pytest.MonkeyPatch
+    augment: bool, networks: list[Network], drawn: Drawn
 ) -> None:
     real = random_data((6, 5, 4), (3, 8, 8))
     expert = make_expert("dm", real, ipc=2, augment=augment, lr=0.5)
-    networks, draws = watched(monkeypatch)
     start = expert.images.clone()
     losses = [expert.step()["match"] for _ in range(3)]
-    images, slow = slow_steps(expert, start, networks, draws, 3)
+    images, slow = slow_steps(expert, start, networks, drawn, 3)
     assert losses == pytest.approx(slow, rel=1e-4)
     moved = float((images - start.double()).norm())
     assert float((expert.images - images).norm()) < 1e-4 * moved
@@ -114,12 +95,6 @@ def test_it_goes_on_where_it_stopped() -> None:
     for _ in range(2):
         fresh.step()
     assert torch.equal(fresh.images, whole.images)
-
-
-def step_until_it_fails(expert: Expert, seen: list[Tensor]) -> None:
-    for _ in range(5):
-        expert.step()
-        seen.append(expert.images.clone())
 
 
 def test_a_step_that_leaves_the_finite_numbers_is_taken_back() -> None:

@@ -3,11 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from enginefactories import random_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moedd.experts.mosaic import cell_size, mosaics, shrink
+from moedd.experts.mosaic import cell_size, mosaics, real_images, shrink
+from moedd.parts import whole
+from moedd.streams import Streams
 from moedd_loaders.decode import decode
 from moedd_loaders.manifest import TilesDecode
 
@@ -67,3 +70,20 @@ def test_odd_sides_are_rounded_up(how: str) -> None:
     assert shrink(noise(1, 1, 9, 12), 2, how).shape == (1, 1, 5, 6)
     flat = shrink(torch.full((1, 1, 9, 11), 0.25), 2, how)
     assert flat.unique().tolist() == [0.25]
+
+
+def test_first_images_are_different_real_images_of_their_class() -> None:
+    part = whole(random_data((7, 5)))
+    images = real_images(part, 4, Streams(0))
+    for c in range(2):
+        of_class = part.normalized(part.rows[c])
+        found = [
+            next(k for k, x in enumerate(of_class) if torch.equal(x, image))
+            for image in images[4 * c : 4 * c + 4]
+        ]
+        assert len(set(found)) == 4
+    assert torch.equal(images, real_images(part, 4, Streams(0)))
+    assert not torch.equal(images, real_images(part, 4, Streams(1)))
+    # A class with fewer images than asked for is gone through again.
+    many = real_images(part, 6, Streams(0))[6:]
+    assert torch.equal(many[5], many[0])

@@ -1,0 +1,175 @@
+"""Experts whose images move by matching, class by class: IDC, IDM, and the DC family.
+
+What they share: optimisers that can take a step back, real and synthetic images of some classes
+under one augmentation, and a step that is accepted whole or not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moedd.augment import DSA_FAMILIES, apply_draw, draw_dsa, select_families
+from moedd.experts.base import Expert
+from moedd.streams import Streams
+from moedd_loaders.errors import NonFiniteError
+
+
+class ImageOptimizer:
+    """SGD with momentum on the stored images `images`, a leaf that is changed in place."""
+
+    def __init__(self, images: Tensor, lr: float, momentum: float) -> None:
+        self.images, self.lr, self.momentum = images, lr, momentum
+        self.velocity = torch.zeros_like(images)
+        self.begin()
+
+    def begin(self) -> None:
+        """Remember where the images are: `moved` and `undo` count from here."""
+        self._before = self.images.clone(), self.velocity.clone()
+
+    def moved(self) -> float:
+        """Length of the way since `begin`."""
+        return float((self.images - self._before[0]).norm())
+
+    def undo(self) -> None:
+        """Go back to where `begin` was called."""
+        self.images.copy_(self._before[0])
+        self.velocity.copy_(self._before[1])
+
+
+class ClasswiseSGD(ImageOptimizer):
+    """The image optimiser of IDC and IDM: stepped once per class.
+
+    All classes share one buffer in the references and the optimiser steps once per class, so a
+    class's images keep moving by momentum while the other classes are worked on (measured in the
+    IDC notes, section 8). Between two visits the gradient of a class is zero, so its movement has a
+    closed form, which makes classes independent of each other:
+    after j steps without gradient, `x -= lr * v * (m + ... + m^j)` and `v *= m^j`.
+    """
+
+    def __init__(self, images: Tensor, classes: int, lr: float, momentum: float) -> None:
+        super().__init__(images, lr, momentum)
+        self.classes = classes
+
+    def before(self, c: int, rows: slice) -> None:
+        """Move class c through the steps of the classes visited before it in this round."""
+        self._coast(rows, c)
+
+    def step(self, c: int, rows: slice, gradient: Tensor) -> None:
+        """Class c's own step, then the steps of the classes visited after it."""
+        velocity = self.velocity[rows]
+        velocity.mul_(self.momentum).add_(gradient)
+        self.images[rows].sub_(velocity, alpha=self.lr)
+        self._coast(rows, self.classes - 1 - c)
+
+    def _coast(self, rows: slice, steps: int) -> None:
+        m = self.momentum
+        travel = sum(m**j for j in range(1, steps + 1))
+        self.images[rows].sub_(self.velocity[rows], alpha=self.lr * travel)
+        self.velocity[rows].mul_(m**steps)
+
+
+class ImageSGD(ImageOptimizer):
+    """The image optimiser of DC, DSA and DM: all stored images at once."""
+
+    def step(self, gradient: Tensor) -> None:
+        """One step down `gradient`, shaped like the images."""
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.images.sub_(self.velocity, alpha=self.lr)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Training images of some classes, normalised and augmented: `real` (classes, n, C, H, W), and
+    `made` (classes, m, C, H, W) with a graph to `leaves`, each class's stored images."""
+
+    real: Tensor
+    made: Tensor
+    leaves: list[Tensor]
+
+    def gradients(self, by_made: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of the leaves, given that of `made`."""
+        return torch.autograd.grad(self.made, self.leaves, by_made)
+
+
+class MovingExpert(Expert):
+    """An expert with an `optimizer` on its images, which `initial_images` sets."""
+
+    optimizer: ImageOptimizer
+
+    def leaf(self, c: int) -> Tensor:
+        """Stored images of class c as they are now, to be differentiated."""
+        return self.images[self.rows(c)].clone().requires_grad_()
+
+    def siamese(
+        self, group: Sequence[int], streams: Streams, batch_real: int, augment: bool
+    ) -> Batches:
+        """At most `batch_real` real images of each class, drawn without replacement (a smaller
+        class is taken whole, as in the published code), and all of its synthetic ones; with
+        `augment`, one DSA draw per class for both."""
+        families = select_families(DSA_FAMILIES, flip=self.part.flip)
+        real, images, leaves = [], [], []
+        for c in group:
+            rows = self.part.rows[c]
+            order = torch.randperm(len(rows), generator=streams.generator("real", c))
+            x = self.part.normalized(rows[order[:batch_real]])
+            leaves.append(self.leaf(c))
+            made = self.training_images(leaves[-1])
+            if augment:
+                generator = streams.generator("augment", c)
+                draw = draw_dsa(generator, 1, self.part.shape, families, shared=True)
+                x, made = apply_draw(x, draw), apply_draw(made, draw)
+            real.append(x)
+            images.append(made)
+        return Batches(torch.stack(real), torch.stack(images), leaves)
+
+    def accept(self, losses: Mapping[str, float]) -> None:
+        """Note the length of the step that the optimiser made since `begin`.
+
+        Raises NonFiniteError: it, or one of the `losses` (by what they are called in sentences),
+        left the finite numbers; the images are then where they were.
+        """
+        try:
+            for term, value in losses.items():
+                self.finite(value, term)
+            self.last_step_norm = self.finite(self.optimizer.moved(), "image step")
+        except NonFiniteError:
+            self.optimizer.undo()
+            raise
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), "velocity": self.optimizer.velocity}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.optimizer.velocity.copy_(state["velocity"])
+
+
+class SummedExpert(MovingExpert):
+    """The DC family: one image step on the sum over classes."""
+
+    optimizer: ImageSGD
+
+    def match(
+        self, parameters: Mapping[str, Tensor], batches: Batches, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient like `batches.made` and losses (classes,) of the method's distance."""
+        raise NotImplementedError
+
+    def image_step(
+        self, parameters: Mapping[str, Tensor], streams: Streams, batch_real: int, augment: bool
+    ) -> float:
+        """One image step on all classes under a network; returns their mean loss."""
+        self.optimizer.begin()
+        gradient, losses = torch.zeros_like(self.images), []
+        for group in self.class_groups([min(batch_real, len(rows)) for rows in self.part.rows]):
+            batches = self.siamese(group, streams, batch_real, augment)
+            by_made, own = self.match(parameters, batches, self.labels.new_tensor(group))
+            losses.append(own)
+            for c, move in zip(group, batches.gradients(by_made), strict=True):
+                gradient[self.rows(c)] = move
+        self.optimizer.step(gradient)
+        value = float(torch.cat(losses).mean())
+        self.accept({"matching loss": value})
+        return value
