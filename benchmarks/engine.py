@@ -33,8 +33,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per profile."""
     common = {"device": device, "quick": quick, "ipc": ipc}
-    settings = {"baseline": Setting("baseline", **common)} if device == "cpu" else {}
-    if device == "cpu":
+    settings = {"baseline": Setting("baseline", **common)}
+    if device == "cpu":  # the allocator's setting is the CPU's
         settings["tuned"] = Setting("tuned", **common)
     settings |= {p: Setting("engine", p, **common) for p in profiles}
     with ExitStack() as stack:
@@ -61,9 +61,7 @@ def measure(
             key = "baseline_ms" if side == "baseline" else "baseline_tuned_ms"
             row[key] = round(middle[side], 2) if side in middle else None
         row["engine_ms"] = round(middle[profile], 2)
-        row["ratio"] = (
-            round(middle["baseline"] / middle[profile], 3) if "baseline" in middle else None
-        )
+        row["ratio"] = round(middle["baseline"] / middle[profile], 3)
         row["gflops"] = round(work / middle[profile] / 1e6, 1)
         row["peak_mb"] = round(peaks[profile], 1)
         if quick:
@@ -88,10 +86,9 @@ def _header(device: str) -> str:
 def _line(row: dict[str, Any]) -> str:
     plain = [row["baseline_ms"], row["baseline_tuned_ms"]]
     cells = ["" if value is None else f"{value:10.1f}" for value in [*plain, row["engine_ms"]]]
-    ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f}x"
     return (
         f"{row['name']:16} {row['profile']:8} {cells[0]:>10} {cells[1]:>10} {cells[2]:>10} "
-        f"{ratio:>7} {row['gflops']:8.0f} {row['peak_mb']:8.0f}"
+        f"{row['ratio']:6.2f}x {row['gflops']:8.0f} {row['peak_mb']:8.0f}"
     )
 
 

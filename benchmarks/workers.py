@@ -8,6 +8,7 @@ warms a cache for another.
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -36,6 +37,9 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Told to stop: closing is no sign, workers forked later hold this end open too.
+        with suppress(OSError):
+            self._connection.send("stop")
         self._connection.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
@@ -77,6 +81,8 @@ def _serve(make: Callable[[], Timed], connection: Connection) -> None:
     try:
         while True:
             what = connection.recv()
+            if what == "stop":
+                return
             if what == "peak":
                 connection.send(_peak_mb())
                 continue

@@ -57,8 +57,7 @@ class Arithmetic:
         self._logits = maybe_compiled(self._plain_logits, first_order)
         # Without normalisation, bfloat16 convolutions run a sixth faster on channels-last images.
         normalised = any("norm" in type(layer).__name__.lower() for layer in network.modules())
-        low = profile.precision == "bfloat16" and profile.device == "cpu"
-        self._layout = torch.channels_last if low and not normalised else torch.contiguous_format
+        self._layout = profile.memory_format(normalised)
         self._student = maybe_compiled(self._student_gradient, profile)
         self._adjoint = maybe_compiled(self._student_adjoint, profile)
 
@@ -88,7 +87,7 @@ class Arithmetic:
         with torch.no_grad():
             target = self._target(parameters, real)
         labels = classes[:, None].expand(-1, images.shape[1])
-        scale = torch.tensor(weight, dtype=images.dtype, device=images.device)
+        scale = images.new_full((), weight)
         return self._idm(parameters, target, images, labels, scale)
 
     def student_gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:

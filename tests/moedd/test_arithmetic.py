@@ -312,7 +312,7 @@ def test_channels_last_is_for_bfloat16_without_normalisation() -> None:
         ("convnet1", torch.contiguous_format),
     ):
         net = build_network(name, channels=3, classes=2, size=(32, 32), width=8)
-        made = Arithmetic(net, Profile(precision="bfloat16"))
+        made = Arithmetic(net, Profile(precision="bfloat16", layout="mixed"))
         assert made._layout == layout
         state, x = state_of(net), torch.randn(2, 3, 32, 32)
         exact = Arithmetic(net, Profile()).logits(state, x)

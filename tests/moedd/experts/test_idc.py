@@ -155,12 +155,13 @@ def test_at_most_so_many_training_images_take_part(monkeypatch: pytest.MonkeyPat
     expert.step()
     assert sizes == [4, 5, 4, 5]
     assert isinstance(expert, idc.IDC)
-    kept = [expert._kept(torch.Generator().manual_seed(s)) for s in range(9)]
-    assert all(len(set(k.tolist())) == 5 and int(k.max()) < 8 for k in kept if k is not None)
-    assert len({tuple(sorted(k.tolist())) for k in kept if k is not None}) > 1
+    kept = expert._kept([Streams(s) for s in range(9)])
+    assert kept is not None
+    assert all(len(set(k.tolist())) == 5 and int(k.max()) < 8 for k in kept)
+    assert len({tuple(sorted(k.tolist())) for k in kept}) > 1
     plenty = make_expert("idc", random_data((6, 6)), ipc=2, batch_syn_max=8)
     assert isinstance(plenty, idc.IDC)
-    assert plenty._kept(torch.Generator()) is None
+    assert plenty._kept([Streams(0)]) is None
 
 
 def test_every_stored_network_is_drawn() -> None:
