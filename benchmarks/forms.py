@@ -23,7 +23,7 @@ from benchmarks.jobs import TRAIN_BATCH, Setting, make_expert, noise_data, train
 from moedd.pool import real_batch
 from moedd.profile import Profile, choose_profile
 
-WORK = ("idc", "idm", "train_convnet3", "train_vgg11")
+WORK = ("idc", "idm", "train_convnet3", "train_vgg11", "train_resnet18", "train_alexnet")
 
 
 def forms(device: str, work: str) -> Iterator[Profile]:
@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", default=",".join(WORK), help="comma-separated")
     parser.add_argument("--waits", action="store_true", help="where a step waits for the device")
+    parser.add_argument("--profiles", default="float32,fast", help="comma-separated")
+    parser.add_argument("--compiled", choices=["yes", "no"], help="these forms only")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=1.0, help="of timing, at most, per form")
     given = parser.parse_args(arguments)
@@ -96,6 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps({"work": work, "waits": found}), flush=True)
             continue
         for profile in forms(given.device, work):
+            if profile.name not in given.profiles.split(","):
+                continue
+            if given.compiled and profile.compiled is not (given.compiled == "yes"):
+                continue
             print(json.dumps(_row(work, profile, given.rounds, given.seconds)), flush=True)
 
 

@@ -42,7 +42,7 @@ class Arithmetic:
         self._idc = {
             metric: (
                 maybe_compiled(self._gradient_match(metric), profile),
-                maybe_compiled(vmap(self._gradient_match(metric), in_dims=over), profile),
+                maybe_compiled(vmap(self._gradient_match(metric, True), in_dims=over), profile),
             )
             for metric in ("mse", "l1", "cos")
         }
@@ -122,16 +122,21 @@ class Arithmetic:
         return _precise(features), _precise(logits)
 
     # -- the functions themselves ----------------------------------------------------------
-    def _call(self, state: Parameters, images: Tensor, **options: bool) -> Any:
+    def _call(
+        self, state: Parameters, images: Tensor, mapped: bool = False, **options: bool
+    ) -> Any:
         # float64 inputs (tests against the exact result) are left as they are.
         if self.profile.dtype == torch.float32 or images.dtype == torch.float64:
             return functional_call(self.network, dict(state), (images,), options)
         dtype = self.profile.dtype
         low = {n: t.to(dtype) if n in self._lowered else t for n, t in state.items()}
-        x = images.to(dtype, memory_format=self._layout)
+        # What vmap hands on has a dimension that it does not show: no format fits it.
+        x = images.to(dtype) if mapped else images.to(dtype, memory_format=self._layout)
         return functional_call(self.network, low, (x,), options)
 
-    def _gradient_match(self, metric: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def _gradient_match(
+        self, metric: str, mapped: bool = False
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
         linear = metric == "cos"
 
         def weights_gradient(parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
@@ -140,7 +145,7 @@ class Arithmetic:
             fixed = {n: p for n, p in parameters.items() if n not in names}
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
-                logits = self._call({**fixed, **weights}, images)
+                logits = self._call({**fixed, **weights}, images, mapped)
                 return F.cross_entropy(_precise(logits), labels)
 
             return grad(loss)(matched)
