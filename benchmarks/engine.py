@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.jobs import EXTRA, NAMES, Setting, make_job, operations
-from benchmarks.workers import Worker
+from benchmarks.workers import Here, Worker
 from moedd.profile import bfloat16_units, processor_name
 
 PROFILES = ("float32", "fast")
@@ -37,9 +37,10 @@ def measure(
     if device == "cpu":  # the allocator's setting is the CPU's
         settings["tuned"] = Setting("tuned", **common)
     settings |= {p: Setting("engine", p, **common) for p in profiles}
+    kind = Worker if device == "cpu" else Here
     with ExitStack() as stack:
         workers = {
-            key: stack.enter_context(Worker(partial(make_job, name, setting)))
+            key: stack.enter_context(kind(partial(make_job, name, setting)))
             for key, setting in settings.items()
         }
         # Setting up, compiling and warming up is nobody's time: all at once.
@@ -108,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in (*NAMES, *EXTRA)]
     if unknown:
         parser.error(f"unknown name {unknown[0]!r}; known: {', '.join((*NAMES, *EXTRA))}")
-    # Imported before anything is forked, so that no worker has to; computes nothing.
-    import torch._inductor.compile_fx  # noqa: F401
+    if given.device == "cpu":
+        # Imported before anything is forked, so that no worker has to; computes nothing.
+        import torch._inductor.compile_fx  # noqa: F401
 
     print(_header(given.device), file=sys.stderr)
     print(

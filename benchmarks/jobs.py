@@ -65,8 +65,19 @@ def make_job(name: str, setting: Setting) -> Timed:
             keep_large_buffers()
         parts = _baseline(name, setting)
     run = partial(_run, parts, setting.quick, setting.device)
+    if setting.device == "cuda":
+        run = partial(_with_tf32, run, _TF32[setting.profile if setting.side == "engine" else ""])
     run()
     return run
+
+
+# (products, convolutions) in TF32: torch's default for the plain code, the profiles' own choices.
+_TF32 = {"": (False, True), "float32": (False, False), "fast": (True, True)}
+
+
+def _with_tf32(run: Timed, allowed: tuple[bool, bool]) -> float:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+    return run()
 
 
 def _run(parts: Parts, quick: bool, device: str) -> float:

@@ -39,14 +39,15 @@ def one_method(spec: str, given: argparse.Namespace) -> dict[str, Any]:
     length = ["--max-hours", str(given.hours)] if given.hours else ["--schedule", given.schedule]
     data = ["--data", given.data] if given.data else []
     profile = ["--profile", given.profile]
+    judged = ["--profile", given.evaluation_profile or given.profile]
     chosen = [word for setting in settings for word in ("--set", setting)]
     how = ["--protocol", protocol, *(["--epochs", str(given.epochs)] if given.epochs else [])]
     how += ["--networks", given.network] if given.network else []
     commands = [
         ["distill", name, "--no-evaluate", *data, *length, *profile, *chosen],
-        ["evaluate", name, *data, *profile, *how, "--fuse", "none",
+        ["evaluate", name, *data, *judged, *how, "--fuse", "none",
          "--repeats", str(given.repeats)],
-        ["evaluate", name, *data, *profile, *how, "--only-baselines",
+        ["evaluate", name, *data, *judged, *how, "--only-baselines",
          "--repeats", "1", "--random", str(DRAWS)],
     ]  # fmt: skip
     began = time.perf_counter()
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, help="of matching, per method")
     parser.add_argument("--schedule", default="quick", help="without --hours: as moedd distill's")
     parser.add_argument("--profile", default="auto")
+    parser.add_argument("--evaluation-profile", help="default: the same")
     parser.add_argument("--network", help="of the evaluation (default: the ConvNet that fits)")
     parser.add_argument("--epochs", type=int, help="of the evaluation (default: the set's)")
     parser.add_argument("--repeats", type=int, default=3)

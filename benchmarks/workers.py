@@ -76,6 +76,37 @@ class Worker:
         return float(answer)
 
 
+class Here(Worker):
+    """The same in this process, for a CUDA device: it is not the host's memory that counts there,
+    and a process that has touched the device cannot be forked."""
+
+    def __init__(self, make: Callable[[], Timed]) -> None:
+        self._make = make
+        self._job: Timed | None = None
+        self._peak = 0.0
+
+    def __exit__(self, *error: object) -> None:
+        self._job = None
+        torch.cuda.empty_cache()
+
+    def begin(self) -> None:
+        pass
+
+    def ready(self) -> None:
+        self._job = self._job or self._make()
+
+    def turn(self) -> float:
+        self.ready()
+        assert self._job is not None
+        torch.cuda.reset_peak_memory_stats()
+        milliseconds = self._job()
+        self._peak = max(self._peak, _peak_mb())
+        return milliseconds
+
+    def peak_mb(self) -> float:
+        return self._peak
+
+
 def _serve(make: Callable[[], Timed], connection: Connection) -> None:
     job: Timed | None = None
     try:

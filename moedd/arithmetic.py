@@ -37,22 +37,24 @@ class Arithmetic:
         assert profile.compiled is not None, "settle the profile with for_work first"
         self.network, self.profile = network, profile
         self._lowered = products_of(network)
-        # One class, and several at once; compiled when first called, like all of these.
+        # One class, and several at once; compiled when first called, like all of these. Together
+        # (on CUDA) they are faster as they are than compiled (docs/performance.md).
         over = (None, 0, 0, 0, 0)
+        plain = replace(profile, compiled=False)
         self._idc = {
             metric: (
                 maybe_compiled(self._gradient_match(metric), profile),
-                maybe_compiled(vmap(self._gradient_match(metric, True), in_dims=over), profile),
+                maybe_compiled(vmap(self._gradient_match(metric, True), in_dims=over), plain),
             )
             for metric in ("mse", "l1", "cos")
         }
         self._target = maybe_compiled(self._mean_features, profile)
         self._idm = maybe_compiled(self._feature_match, profile)
         # Training and testing: compiling pays where normalisation, ReLU and pooling weigh as much
-        # as convolutions; VGG11 and AlexNet are 5 to 15 % slower compiled (docs/performance.md).
-        first_order = (
-            profile if network.name.startswith(_COMPILED) else replace(profile, compiled=False)
-        )
+        # as convolutions; VGG11 and AlexNet are 5 to 15 % slower compiled, and on CUDA nothing is
+        # gained (docs/performance.md).
+        pays = profile.device == "cpu" and network.name.startswith(_COMPILED)
+        first_order = profile if pays else plain
         self._loss = maybe_compiled(self._training_loss, first_order)
         self._logits = maybe_compiled(self._plain_logits, first_order)
         # Without normalisation, bfloat16 convolutions run a sixth faster on channels-last images.

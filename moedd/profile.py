@@ -33,8 +33,8 @@ AUTO = "float32"
 _REPAYS = {
     ("cpu", "float32"): 6e13,
     ("cpu", "bfloat16"): 1.5e13,
-    ("cuda", "float32"): 2e15,
-    ("cuda", "bfloat16"): 2e15,
+    ("cuda", "float32"): 2e14,
+    ("cuda", "bfloat16"): 2e14,
 }
 # What two CPU cores, and a data centre's GPU, do in a second, roughly: turns hours into operations.
 NOMINAL_RATE = {"cpu": 1e11, "cuda": 2e13}
