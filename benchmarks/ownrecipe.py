@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--hours", type=float, help="of matching, per method")
-    parser.add_argument("--schedule", default="quick", help="without --hours: as moedd distill's")
+    parser.add_argument("--schedule", default="short", help="without --hours: as moedd distill's")
     parser.add_argument("--profile", default="auto")
     parser.add_argument("--evaluation-profile", help="default: the same")
     parser.add_argument("--network", help="of the evaluation (default: the ConvNet that fits)")
