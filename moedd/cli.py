@@ -156,7 +156,7 @@ def evaluate(
         str | None, typer.Option(help="Comma-separated: none, mixup, vanilla, same, cutmix...")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="common, idc or mtt (default: the set's).")
+        str | None, typer.Option(help="common, idc, idm, mtt or rded (default: the set's).")
     ] = None,
     data: DataOption = None,
     random_draws: Annotated[
@@ -172,6 +172,10 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the evaluation.")] = 0,
     profile: ProfileOption = None,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Best of the protocol's test points, marked, not the last."),
+    ] = False,
 ) -> None:
     """Train fresh networks on a set, test them on real data, write benchmark records."""
     from moedd.commands import run_evaluate
@@ -191,6 +195,7 @@ def evaluate(
         width=width,
         seed=seed,
         profile_name=profile,
+        best=best,
     )
 
 

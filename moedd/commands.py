@@ -15,10 +15,11 @@ from moedd.mixture import Effort, Places, distill, scaled
 from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
-from moedd.protocols import PROTOCOLS, protocol_recipe, set_recipe
+from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe, set_recipe
 from moedd.realdata import RealData, load_real
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
+from moedd.teacher import load_teacher, teacher_settings
 from moedd.zca import space_of
 from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES
@@ -193,12 +194,13 @@ def run_evaluate(
     width: int | None,
     seed: int,
     profile_name: str | None,
+    best: bool = False,
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
     manifest = read_manifest(found.folder)
     settings = _evaluation_settings(manifest, protocol)
-    set_recipe(manifest, settings.protocol)  # refused before anything is read
+    set_recipe(manifest, settings.protocol, best=best)  # refused before anything is read
     stored = read_tensors(found.folder, manifest)
     modes = fuse or (["none", "mixup"] if len(manifest.experts) > 1 else ["none"])
     for mode in modes:
@@ -235,6 +237,7 @@ def run_evaluate(
         epochs or settings.epochs,
         width or settings.width,
         seed,
+        best,
     )
     reporter = Reporter()
     reporter.say(f"evaluating {manifest.name} ({found})")
@@ -256,6 +259,7 @@ class _Plan:
     epochs: int
     width: int
     seed: int
+    best: bool = False
 
 
 def _jobs(rows: Sequence[Row], networks: Sequence[str], repeats: int) -> list[Job]:
@@ -281,10 +285,16 @@ def _run(
     records_in: Path | None,
 ) -> list[Record]:
     """Train all networks of a plan; each record is written as soon as it is there."""
-    recipe = set_recipe(stored.manifest, plan.protocol, plan.epochs)
-    whitening = None
+    manifest = stored.manifest
+    recipe = set_recipe(manifest, plan.protocol, plan.epochs, plan.best)
+    whitening, teacher = None, None
     if plan.protocol == "mtt":
-        whitening = space_of(stored.manifest, stored.folder)
+        whitening = space_of(manifest, stored.folder)
+    elif plan.protocol == "rded" and plan.jobs:
+        teacher = load_teacher(
+            real, teacher_settings(real, manifest), home(),
+            width=plan.width, profile=profile, reporter=reporter,
+        )  # fmt: skip
     reporter.begin("evaluation", len(plan.jobs) * recipe.passes)
     done = 0
 
@@ -296,9 +306,9 @@ def _run(
         for record in evaluate(
             stored, real, recipe, plan.jobs, profile,
             epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
-            whitening=whitening,
+            whitening=whitening, teacher=teacher, best=plan.best,
         ):  # fmt: skip
-            append_records(records_in, [record], stored.manifest.training_sha256)
+            append_records(records_in, [record], manifest.training_sha256)
             records.append(record)
             done += recipe.passes
     finally:
@@ -312,7 +322,11 @@ def _evaluation_settings(manifest: Manifest, protocol: str | None) -> Evaluation
     given = {key: value for key, value in said.items() if key in EvaluationConfig.model_fields}
     if protocol is not None:
         protocol_recipe(protocol)
+        whole = own_epochs(given.get("protocol", "common"))
         given["protocol"] = protocol
+        # A set that asks for all epochs of its protocol gets all of another one too.
+        if given.get("epochs", whole) == whole:
+            given["epochs"] = own_epochs(protocol)
     try:
         return EvaluationConfig.model_validate(given)
     except ValidationError as error:

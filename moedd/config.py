@@ -26,7 +26,9 @@ class EvaluationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal["common", "idc", "mtt"] = Field("common", description="named training recipe")
+    protocol: Literal["common", "idc", "idm", "mtt", "rded"] = Field(
+        "common", description="named training recipe"
+    )
     epochs: int = Field(1000, ge=1, description="epochs of the recipe")
     repeats: int = Field(3, ge=1, description="networks trained per row")
     width: int = Field(128, ge=1, description="channels of a ConvNet's blocks")

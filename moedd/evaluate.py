@@ -1,55 +1,61 @@
 """Evaluation: train fresh networks on a set and test them on real data.
 
-A *row* is one kind of training data: a distilled set (with or without fusion), the same number of
-random real images under the same decode rules, or all real images. Every network trained is one
-`Record`. Networks of one row differ in their seed; their spread says nothing about the method,
-only about training on this one set.
+Every network trained is one `Record`. Networks of one row (see `rowdata.py`) differ in their seed;
+their spread says nothing about the method, only about training on this one set.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moedd import __version__
 from moedd.arithmetic import forward_operations
-from moedd.experts.mosaic import mosaics, shrink
+from moedd.experts.observer import Observer
 from moedd.networks import build_network
 from moedd.profile import Profile
+from moedd.protocols import fitted
 from moedd.realdata import RealData
+from moedd.rowdata import (
+    Images,
+    Row,
+    TrainingData,
+    distilled_images,
+    full_images,
+    random_images,
+    row_images,
+)
 from moedd.streams import Streams
-from moedd.train import Augment, Fetch, Recipe, Trainer, accuracy
+from moedd.train import Recipe, Trainer, accuracy
+from moedd.trainstate import TrainingState
 from moedd.zca import Whitening
-from moedd_loaders.dataset import DistilledDataset
-from moedd_loaders.decode import decode, decode_labels
 from moedd_loaders.errors import UsageError
-from moedd_loaders.manifest import Manifest, TilesDecode
+from moedd_loaders.manifest import Manifest
 from moedd_loaders.read import StoredSet
 from moedd_loaders.records import Record
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an evaluation table.
-
-    `variant` "distilled", "random" or "full"; `fuse` a public fusion string; `draw` numbers the
-    random draws (0 for the others).
-    """
-
-    variant: str
-    fuse: str = "none"
-    draw: int = 0
-
-    @property
-    def title(self) -> str:
-        """The row's name in tables."""
-        if self.variant == "distilled":
-            return "distilled" if self.fuse == "none" else f"distilled, fuse={self.fuse}"
-        return {"random": "random real images", "full": "all real images"}[self.variant]
+__all__ = [
+    "Images",
+    "Job",
+    "Row",
+    "Sight",
+    "Tested",
+    "TrainingData",
+    "distilled_images",
+    "evaluate",
+    "full_images",
+    "job_identity",
+    "network_config",
+    "network_streams",
+    "random_images",
+    "row_images",
+    "train_and_test",
+    "train_network",
+]
 
 
 @dataclass(frozen=True)
@@ -61,115 +67,49 @@ class Job:
     repeat: int
 
 
-Images = tuple[Tensor, Tensor, Tensor]
+@dataclass(frozen=True)
+class Sight:
+    """How networks see images, and who labels them.
 
-
-def distilled_images(stored: StoredSet) -> Images:
-    """Decoded training images in unit space, labels, expert ids of a stored set."""
-    source = stored.manifest.source
-    images, labels, experts = [], [], []
-    for entry in stored.manifest.experts:
-        rows = stored.experts == entry.id
-        made = decode(stored.images[rows], entry.decode, source.mean)
-        images.append(made)
-        target = stored.labels if stored.soft_labels is None else stored.soft_labels
-        labels.append(decode_labels(target[rows], entry.decode))
-        experts.append(torch.full((len(made),), entry.id))
-    return torch.cat(images), torch.cat(labels), torch.cat(experts)
-
-
-def random_images(manifest: Manifest, real: RealData, streams: Streams) -> Images:
-    """Random real images with the set's budget under the set's decode rules, in unit space.
-
-    A tiles rule stores f*f shrunk real images (antialiased) in each stored image, so that the
-    comparison has the same pixels to spend. No image is used twice while the class has others.
+    `whitening`: the space instead of the normalised one; `teacher`: the network whose labels a
+    recipe with a temperature trains on. `best`: accuracy is the best of the recipe's test points.
     """
-    images, labels, experts = [], [], []
-    size = (real.shape[1], real.shape[2])
-    class_rows = real.train.class_rows(len(real.classes))
-    taken = [0] * len(class_rows)
-    orders = [
-        rows[torch.randperm(len(rows), generator=streams.generator("class", c))]
-        for c, rows in enumerate(class_rows)
-    ]
-    for entry in manifest.experts:
-        rule = entry.decode
-        factor = rule.factor if isinstance(rule, TilesDecode) else 1
-        order = rule.order if isinstance(rule, TilesDecode) else "row-major"
-        for c, count in enumerate(entry.stored_per_class):
-            wanted = torch.arange(taken[c], taken[c] + count * factor**2) % len(orders[c])
-            taken[c] += len(wanted)
-            small = shrink(real.train.images[orders[c][wanted]].float() / 255, factor, "bilinear")
-            stored = mosaics(list(small.split(count)), size, factor, order)
-            made = decode(stored, rule, real.mean)
-            images.append(made)
-            labels.append(torch.full((len(made),), c))
-            experts.append(torch.full((len(made),), entry.id))
-    return torch.cat(images), torch.cat(labels), torch.cat(experts)
+
+    whitening: Whitening | None = None
+    teacher: Observer | None = None
+    best: bool = False
 
 
-def full_images(real: RealData) -> Images:
-    """All real training images, as one expert."""
-    labels = real.train.labels
-    return real.train.images.float() / 255, labels, torch.zeros_like(labels)
+@dataclass(frozen=True)
+class Tested:
+    """A network that was trained and tested: its accuracy, 0 to 1, and what it took.
 
+    `points`: the accuracy after each epoch that was tested (the last one always).
+    """
 
-def row_images(row: Row, stored: StoredSet, real: RealData, seed: int) -> Images:
-    """The training images of a row, in unit space."""
-    if row.variant == "distilled":
-        return distilled_images(stored)
-    if row.variant == "random":
-        streams = Streams(seed).scope("random", row.draw)
-        return random_images(stored.manifest, real, streams)
-    return full_images(real)
-
-
-class TrainingData:
-    """Training images of a row as fetches for a `Trainer`, fused as the row says."""
-
-    def __init__(
-        self, row: Row, images: Images, real: RealData, seed: int, device: str = "cpu"
-    ) -> None:
-        pixels, labels, experts = images
-        soft = labels if labels.dim() == 2 else None
-        hard = labels if soft is None else labels.argmax(1)
-        self.plain = DistilledDataset(
-            pixels, hard, experts, classes=real.classes, mean=real.mean, std=real.std,
-            soft_labels=soft, normalize=True, seed=seed,
-        )  # fmt: skip
-        self.fused = self.plain
-        if row.fuse != "none":
-            self.fused = DistilledDataset(
-                pixels, hard, experts, classes=real.classes, mean=real.mean, std=real.std,
-                soft_labels=soft, normalize=True, seed=seed, fuse=row.fuse,
-            )  # fmt: skip
-        # The whole set lies on the device: batches are put together and augmented there.
-        self.images = self.plain.images.to(device)
-        self.targets = self.plain.served_targets.to(device)
-
-    def __len__(self) -> int:
-        return len(self.plain)
-
-    def fetch(self, rows: Tensor, epoch: int) -> Fetch:
-        """The batch `rows` in its `epoch`-th serving."""
-        index = rows.numpy()
-        served = np.full_like(index, epoch)
-
-        def batch(augment: Augment, plain: bool) -> tuple[Tensor, Tensor]:
-            ds = self.plain if plain else self.fused
-            return ds.serve(index, served, self.images, self.targets, augment)
-
-        return batch
+    accuracy: float
+    points: dict[int, float]
+    recipe: Recipe
+    steps: int
+    n_train: int
+    seconds: float
 
 
 OnEpoch = Callable[[int, float], None]
+AfterEpoch = Callable[[Trainer, int], None]
 
 
 def train_network(
     data: TrainingData, recipe: Recipe, network: str, real: RealData, streams: Streams,
-    width: int = 128, on_epoch: OnEpoch | None = None, profile: Profile | None = None,
+    width: int = 128, on_epoch: OnEpoch | None = None, profile: Profile | None = None, *,
+    teacher: Observer | None = None, after_epoch: AfterEpoch | None = None,
+    state: TrainingState | None = None, beside: dict[str, float] | None = None,
 ) -> Trainer:  # fmt: skip
-    """Train a fresh network by `recipe`; the trainer holds it and its step count."""
+    """Train a fresh network by `recipe`; the trainer holds it and its step count.
+
+    `after_epoch(trainer, epochs done)` follows each epoch. With a `state` training goes on where
+    it was and is kept; `beside` is kept with it.
+    """
     channels, height, width_px = real.shape
     net = build_network(
         network,
@@ -182,16 +122,96 @@ def train_network(
     work = 3 * forward_operations(net) * recipe.passes * len(data)
     profile = (profile or Profile()).for_work(work)
     usual = min(recipe.batch, len(data))
-    trainer = Trainer(net, recipe, streams, real.flip, profile, usual)
-    for epoch in range(recipe.passes):
+    taught = None if teacher is None else lambda images: teacher.logits(images, real.classes)
+    trainer = Trainer(net, recipe, streams, real.flip, profile, usual, taught)
+    beside = {} if beside is None else beside
+    first, kept = (0, {}) if state is None else state.load(trainer)
+    beside |= kept
+    for epoch in range(first, recipe.passes):
         order = torch.randperm(len(data), generator=streams.generator("epoch", epoch))
         loss = torch.zeros(())
         for rows in order.split(recipe.batch):
             loss = trainer.step(data.fetch(rows, epoch))
         trainer.after_epoch(epoch)
+        if after_epoch is not None:
+            after_epoch(trainer, epoch + 1)
+        if state is not None:
+            state.offer(trainer, epoch + 1, beside)
         if on_epoch is not None:
             on_epoch(epoch + 1, float(loss))
     return trainer
+
+
+def network_streams(seed: int, network: str, repeat: int, draw: int) -> Streams:
+    """The random streams of one evaluation network."""
+    return Streams(seed).scope("evaluate", network, repeat, draw)
+
+
+def train_and_test(
+    job: Job, images: Images, real: RealData, recipe: Recipe, streams: Streams, profile: Profile, *,
+    width: int = 128, sight: Sight | None = None, on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
+) -> Tested:  # fmt: skip
+    """Train one network on `images` (unit space) as its row says, test it on the test split.
+
+    Raises UsageError: CutMix of whitened images, which have no places to cut from.
+    """
+    sight = sight or Sight()
+    if sight.whitening is not None and job.row.fuse == "cutmix":
+        raise UsageError(
+            "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
+            "pixel stands for the whole image: use fuse=mixup, or --protocol common"
+        )
+    began = time.perf_counter()
+    seen, constants = _seen(images, real, sight.whitening)
+    data = TrainingData(job.row, seen, constants, streams.key("fuse"), profile.device)
+    teacher = sight.teacher
+    recipe = fitted(
+        recipe, job.network, images=len(data), classes=len(real.classes), fuse=job.row.fuse,
+        conv_teacher=teacher is not None and teacher.network.name.startswith("convnet3"),
+    )  # fmt: skip
+    tester = _Tester(real, sight.whitening, profile)
+    points: dict[str, float] = {}
+
+    def test(trainer: Trainer, epochs: int) -> None:
+        if sight.best and epochs in recipe.points:
+            points[str(epochs)] = tester(trainer)
+
+    trainer = train_network(
+        data, recipe, job.network, real, streams, width, on_epoch, profile,
+        teacher=teacher, after_epoch=test, state=state, beside=points,
+    )  # fmt: skip
+    found = {int(epochs): right for epochs, right in points.items()}
+    if recipe.passes not in found:
+        found[recipe.passes] = tester(trainer)
+    right = max(found.values()) if sight.best else found[recipe.passes]
+    return Tested(
+        right, found, recipe, trainer.steps, len(data), time.perf_counter() - began
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tester:
+    """The accuracy of a trainer's network on the test split, in the space it was trained in."""
+
+    real: RealData
+    whitening: Whitening | None
+    profile: Profile
+    _on_device: Whitening | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        moved = None if self.whitening is None else self.whitening.to(self.profile.device)
+        object.__setattr__(self, "_on_device", moved)
+
+    def __call__(self, trainer: Trainer) -> float:
+        test = self.real.test
+        form = trainer.arithmetic.profile
+        return accuracy(trainer.network, test.images, test.labels, self._prepared, profile=form)
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        if self._on_device is None:
+            return self.real.normalized(pixels)
+        return self._on_device.whiten(pixels.float() / 255)
 
 
 def evaluate(
@@ -206,11 +226,14 @@ def evaluate(
     width: int = 128,
     on_epoch: Callable[[Job, int, float], None] | None = None,
     whitening: Whitening | None = None,
+    teacher: Observer | None = None,
+    best: bool = False,
 ) -> Iterator[Record]:
     """Train and test one network per job; yields each record as soon as it is known.
 
-    Accuracy is that of the last epoch on the real test split. With `whitening`, networks see
-    training and test images in that space instead of normalised.
+    Accuracy is that of the last epoch on the real test split, or with `best` of the best of the
+    recipe's test points. With `whitening`, networks see training and test images in that space
+    instead of normalised; with a `teacher` they learn its labels.
 
     Raises UsageError: CutMix of whitened images, which have no places to cut from.
     """
@@ -219,34 +242,19 @@ def evaluate(
             "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
             "pixel stands for the whole image: use fuse=mixup, or --protocol common"
         )
-    on_device = None if whitening is None else whitening.to(profile.device)
-
-    def whitened(pixels: Tensor) -> Tensor:
-        assert on_device is not None
-        return on_device.whiten(pixels.float() / 255)
-
+    sight = Sight(whitening, teacher, best)
     for job in jobs:
-        began = time.perf_counter()
-        streams = Streams(seed).scope("evaluate", job.network, job.repeat, job.row.draw)
+        streams = network_streams(seed, job.network, job.repeat, job.row.draw)
         images = row_images(job.row, stored, real, seed)
-        data = TrainingData(
-            job.row, *_seen(images, real, whitening), streams.key("fuse"), profile.device
-        )
 
         def told(epoch: int, loss: float, job: Job = job) -> None:
             if on_epoch is not None:
                 on_epoch(job, epoch, loss)
 
-        trainer = train_network(data, recipe, job.network, real, streams, width, told, profile)
-        right = accuracy(
-            trainer.network, real.test.images, real.test.labels,
-            real.normalized if whitening is None else whitened,
-            profile=trainer.arithmetic.profile,
-        )  # fmt: skip
-        yield _record(
-            stored.manifest, real, recipe, job, trainer, right, len(data), profile, epochs, seed,
-            time.perf_counter() - began, width,
-        )  # fmt: skip
+        tested = train_and_test(
+            job, images, real, recipe, streams, profile, width=width, sight=sight, on_epoch=told
+        )
+        yield _record(stored.manifest, real, job, tested, profile, epochs, seed, width, sight)
 
 
 def _seen(images: Images, real: RealData, whitening: Whitening | None) -> tuple[Images, RealData]:
@@ -270,8 +278,8 @@ def job_identity(
 
 
 def _record(
-    manifest: Manifest, real: RealData, recipe: Recipe, job: Job, trainer: Trainer, right: float,
-    n_train: int, profile: Profile, epochs: int, seed: int, seconds: float, width: int,
+    manifest: Manifest, real: RealData, job: Job, tested: Tested, profile: Profile, epochs: int,
+    seed: int, width: int, sight: Sight,
 ) -> Record:  # fmt: skip
     fractions = manifest.provenance.schedule_fraction.values()
     return Record(
@@ -283,28 +291,41 @@ def _record(
         variant=job.row.variant,
         fuse=job.row.fuse,
         network=job.network,
-        protocol=recipe.name,
+        protocol=tested.recipe.name,
         epochs=epochs,
         schedule_fraction=min((float(f) for f in fractions), default=1.0),
         seed=seed,
-        accuracy=right,
+        accuracy=tested.accuracy,
         chance=1 / len(real.classes),
         set_hash=manifest.training_sha256,
         hardware=profile.processor,
         versions={"moedd": __version__, "torch": str(torch.__version__)},
         data_fingerprint=real.fingerprint,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        optimizer_steps=trainer.steps,
-        seconds=round(seconds, 1),
-        config={
-            "repeat": job.repeat,
-            "draw": job.row.draw,
-            "lr": recipe.lr,
-            "batch": recipe.batch,
-            "width": width,
-            "profile": profile.name,
-            "fusion": {"alpha": 1.0, "lam": "sample"} if job.row.fuse != "none" else {},
-        },
-        n_train=n_train,
+        optimizer_steps=tested.steps,
+        seconds=round(tested.seconds, 1),
+        config=network_config(job, tested, profile, width, sight),
+        n_train=tested.n_train,
         test_images=len(real.test),
     )
+
+
+def network_config(
+    job: Job, tested: Tested, profile: Profile, width: int, sight: Sight
+) -> dict[str, Any]:
+    """What a record says of how its network was trained."""
+    recipe, teacher = tested.recipe, sight.teacher
+    found: dict[str, Any] = {
+        "repeat": job.repeat,
+        "draw": job.row.draw,
+        "lr": recipe.lr,
+        "batch": recipe.batch,
+        "width": width,
+        "profile": profile.name,
+        "fusion": {"alpha": 1.0, "lam": "sample"} if job.row.fuse != "none" else {},
+    }
+    if teacher is not None:
+        found["teacher"] = {"network": teacher.network.name, "temperature": recipe.temperature}
+    if sight.best:
+        found["points"] = {str(epochs): right for epochs, right in tested.points.items()}
+    return found

@@ -5,6 +5,7 @@ Order of one batch (as torchvision, timm and IDC do it): decode, normalise, augm
 then mix. CutMix and cross-expert fusion are alternatives per batch, never stacked.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ from moedd.augment import (
 from moedd.networks import Network
 from moedd.ondevice import upload
 from moedd.profile import Profile
+from moedd.rdedaugment import augment_rded
 from moedd.streams import Streams
 
 
@@ -35,8 +37,12 @@ class Recipe:
 
     `passes` over the data in shuffled batches of `batch` (the last one ragged); after epoch index
     e in `decay` the learning rate is multiplied by its factor, and the momentum is lost where
-    `reset` says so. `augment` combines `families`: `dsa` applies one of them per batch, `idc`
-    colour, flip and cutout always and one of the rest. `cutmix` is its probability per batch.
+    `reset` says so; with `half_cosine` E it is multiplied by (1 + cos(pi e / 2E)) / 2 in epoch e.
+    `augment` combines `families`: `dsa` applies one of them per batch, `idc` colour, flip and
+    cutout always and one of the rest, `rded` shuffles and crops mosaics of `factor` x `factor` and
+    flips. `cutmix` is its probability per batch. With a `temperature` T labels are a teacher's,
+    softmax(logits / T) of the mixed images, at the same T on the student's side. `points` are the
+    epochs (from 1) after which the published code tests.
     """
 
     name: str
@@ -47,9 +53,14 @@ class Recipe:
     weight_decay: float = 5e-4
     decay: tuple[tuple[int, float], ...] = ()
     reset: bool = False
-    augment: Literal["dsa", "idc", "none"] = "none"
+    augment: Literal["dsa", "idc", "rded", "none"] = "none"
     families: tuple[str, ...] = ()
     cutmix: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    half_cosine: int = 0
+    factor: int = 1
+    temperature: float | None = None
+    points: tuple[int, ...] = ()
 
 
 TEST_BATCH = 250  # images; divides the 10,000 of CIFAR's test split
@@ -58,6 +69,8 @@ Augment = Callable[[Tensor], Tensor]
 Fetch = Callable[[Augment, bool], tuple[Tensor, Tensor]]
 """`fetch(augment, plain)` gives one batch in normalised space: images float32 (B, C, H, W) that
 went through `augment`, and labels (B,) int64 or (B, K) float; with `plain` it must not fuse."""
+Teacher = Callable[[Tensor], Tensor]
+"""Logits (B, K) of augmented, mixed images float32 (B, C, H, W) in normalised space."""
 
 
 class Trainer:
@@ -71,12 +84,14 @@ class Trainer:
         flip: bool,
         profile: Profile | None = None,
         usual: int | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """`usual`: images of most batches where that is not the recipe's number (a data set
-        smaller than a batch)."""
+        smaller than a batch). `teacher`: whose labels a recipe with a temperature trains on."""
+        assert (teacher is None) == (recipe.temperature is None), "a teacher and its temperature"
         profile = profile or Profile()
         self.network, self.recipe, self.streams = network.to(profile.device), recipe, streams
-        self.device = profile.device
+        self.device, self.teacher = profile.device, teacher
         self.state = state_of(self.network)
         self.usual = usual or recipe.batch
         self.use(profile)
@@ -92,15 +107,23 @@ class Trainer:
 
     def restart(self) -> None:
         """A fresh optimiser at the current learning rate."""
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=self.lr,
-            momentum=self.recipe.momentum,
-            weight_decay=self.recipe.weight_decay,
-        )
+        parameters, decay = list(self.network.parameters()), self.recipe.weight_decay
+        self.optimizer: torch.optim.Optimizer
+        if self.recipe.optimizer == "adamw":
+            groups = [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            self.optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        else:
+            self.optimizer = torch.optim.SGD(
+                parameters, lr=self.lr, momentum=self.recipe.momentum, weight_decay=decay
+            )
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The recipe's augmentation with parameters per image."""
+        if self.recipe.augment == "rded":
+            return augment_rded(images, generator, self.recipe.factor, "flip" in self.families)
         if self.recipe.augment == "none" or not self.families:
             return images
         channels, height, width = images.shape[1:]
@@ -122,24 +145,42 @@ class Trainer:
         if boxed:
             cut = draw_cutmix(generator, len(images), (images.shape[2], images.shape[3]))
             images, targets = apply_cutmix(images, cut), cutmix_targets(targets, cut)
-        loss = self.arithmetic.training_loss(
-            self.state, images, targets, whole=len(images) == self.usual
-        )
+        loss = self.loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.steps += 1
         return loss.detach()
 
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy with the targets, or the divergence from the teacher's labels."""
+        if self.teacher is None:
+            whole = len(images) == self.usual
+            return self.arithmetic.training_loss(self.state, images, targets, whole=whole)
+        temperature = self.recipe.temperature
+        assert temperature is not None
+        wanted = (self.teacher(images) / temperature).softmax(1)
+        _, logits = self.arithmetic.features(self.state, images)
+        given = (logits / temperature).log_softmax(1)
+        return F.kl_div(given, wanted, reduction="batchmean")
+
     def after_epoch(self, epoch: int) -> None:
-        """Apply the recipe's learning-rate decay after the epoch with this index."""
+        """Apply the recipe's learning-rate schedule after the epoch with this index."""
+        if self.recipe.half_cosine:
+            turn = math.pi * (epoch + 1) / (2 * self.recipe.half_cosine)
+            self.set_rate(self.recipe.lr * (1 + math.cos(turn)) / 2)
         for at, factor in self.recipe.decay:
             if at == epoch:
                 self.lr *= factor
                 if self.recipe.reset:
                     self.restart()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.lr
+                self.set_rate(self.lr)
+
+    def set_rate(self, lr: float) -> None:
+        """Use this learning rate from now on."""
+        self.lr = lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
 
 
 def shuffled_batches(n: int, batch: int, streams: Streams, start: int = 0) -> Iterator[Tensor]:

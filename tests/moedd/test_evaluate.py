@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from factories import COLUMN_TILES, ROW_TILES, make_rows, make_set, make_source
 from imagefactories import png, write_tree
 from runfactories import cli, digits, profile
 
+from moedd.commands import _evaluation_settings
 from moedd.evaluate import (
     Job,
     Row,
@@ -25,6 +27,7 @@ from moedd.evaluate import (
     row_images,
     train_network,
 )
+from moedd.experts.rded import RDEDConfig
 from moedd.protocols import protocol_recipe
 from moedd.realdata import RealData, RealSplit
 from moedd.streams import Streams
@@ -32,7 +35,7 @@ from moedd_loaders import load_distilled
 from moedd_loaders.decode import decode
 from moedd_loaders.manifest import NoDecode, read_manifest
 from moedd_loaders.read import StoredSet, read_tensors
-from moedd_loaders.records import read_records
+from moedd_loaders.records import read_records, records_in
 
 ONE_EPOCH = protocol_recipe("common", 1)
 
@@ -90,7 +93,7 @@ def budget_of(tmp_path: Path, counts: tuple[int, ...], rules: tuple[object, ...]
 def test_random_images_have_the_budget_and_the_decode(tmp_path: Path) -> None:
     stored = budget_of(tmp_path, (2, 3), (COLUMN_TILES, NoDecode(), ROW_TILES))
     real = numbered(60)
-    images, labels, experts = random_images(stored.manifest, real, Streams(0))
+    images, labels, experts = random_images(stored.manifest.experts, real, Streams(0))
     made = distilled_images(stored)
     assert torch.equal(experts, made[2])
     for e, entry in enumerate(stored.manifest.experts):
@@ -107,7 +110,7 @@ def test_random_images_have_the_budget_and_the_decode(tmp_path: Path) -> None:
 
 def test_a_class_that_has_too_few_is_gone_through_again(tmp_path: Path) -> None:
     stored = budget_of(tmp_path, (3, 3), (COLUMN_TILES,))
-    images, labels, _ = random_images(stored.manifest, numbered(5), Streams(0))
+    images, labels, _ = random_images(stored.manifest.experts, numbered(5), Streams(0))
     for c in range(2):
         numbers = (images[labels == c, 0, 0, 0] * 255).round().long()
         counts = sorted(numbers.bincount()[numbers.unique()].tolist())
@@ -118,7 +121,7 @@ def test_random_tiles_are_shrunk_real_images(tmp_path: Path) -> None:
     """A tile of an 8x8 image at factor 2 is its 2x2 average, enlarged again by the decode rule."""
     stored = budget_of(tmp_path, (1, 1), (COLUMN_TILES,))
     real = random_data((9, 9))
-    images, labels, _ = random_images(stored.manifest, real, Streams(3))
+    images, labels, _ = random_images(stored.manifest.experts, real, Streams(3))
     pixels = real.train.images.float() / 255
     small = pixels.view(-1, 1, 4, 2, 4, 2).mean((3, 5))
     wanted = torch.nn.functional.interpolate(
@@ -271,6 +274,70 @@ def test_evaluate_writes_records_beside_a_set_of_ones_own(home: Path) -> None:
     lines = (home / "sets" / "toy" / "benchmarks" / "results.jsonl").read_text().splitlines()
     added = [json.loads(line) for line in lines[len(rows) :]]
     assert [row["accuracy"] for row in added] == [rows[0]["accuracy"], rows[2]["accuracy"]]
+
+
+def test_rded_trains_on_the_labels_of_a_teacher(
+    home: Path, finished_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is trained once, on all of the data, and kept."""
+    shutil.copytree(finished_home / "sets" / "pair", home / "sets" / "pair")
+    monkeypatch.setattr("moedd.experts.rded.RDEDConfig.preset", quick_observer)
+    before = set((home / "pools" / "observers").glob("*.safetensors"))
+    told = cli(*evaluated("pair", "--protocol", "rded", "--repeats", "1"))
+    assert told.code == 0, told.err
+    none, mixup = records_in(home / "sets" / "pair" / "benchmarks" / "results.jsonl")
+    assert (none.protocol, none.fuse, mixup.fuse) == ("rded-1", "none", "mixup")
+    assert none.config["teacher"] == {"network": "convnet2", "temperature": 20.0}
+    assert mixup.config["teacher"]["temperature"] == 4.0
+    # 80 training images of 10 classes: batches of 25, at the ConvNets' step size.
+    assert (none.config["batch"], none.config["lr"], none.optimizer_steps) == (25, 1e-3, 4)
+    assert len(set((home / "pools" / "observers").glob("*.safetensors")) - before) == 1
+
+
+def quick_observer(data: str, ipc: int, shape: tuple[int, int, int]) -> RDEDConfig:
+    return RDEDConfig(ipc=ipc, observer_steps=60, observer_lr=0.1)
+
+
+def test_all_epochs_of_one_protocol_are_all_epochs_of_another(home: Path) -> None:
+    """RDED has 300; a set that says nothing else asks for the whole of what is asked for."""
+    for said in ({"protocol": "common"}, {"protocol": "idc", "epochs": 1000}):
+        make_set(home / "sets" / "toy", name="toy", evaluation=said, overwrite=True)
+        manifest = read_manifest(home / "sets" / "toy")
+        assert _evaluation_settings(manifest, "rded").epochs == 300
+        assert _evaluation_settings(manifest, "idc").epochs == 1000
+    few = {"protocol": "common", "epochs": 60}
+    make_set(home / "sets" / "toy", name="toy", evaluation=few, overwrite=True)
+    assert _evaluation_settings(read_manifest(home / "sets" / "toy"), "rded").epochs == 60
+
+
+def test_the_best_test_point_is_taken_where_asked_for_and_says_so(pair: StoredSet) -> None:
+    """A mark in the name, the last accuracy beside it; the network itself is the same."""
+    job = Job(Row("distilled"), "convnet1", 0)
+    given = {"epochs": 8, "width": 4}
+    plain = protocol_recipe("idc", 8)
+    best = protocol_recipe("idc", 8, best=True)
+    (last,) = evaluate(pair, digits(), plain, [job], profile(), **given)
+    (found,) = evaluate(pair, digits(), best, [job], profile(), best=True, **given)
+    points = found.config["points"]
+    assert list(points) == ["2", "4", "6", "8"]
+    assert found.accuracy == max(points.values())
+    assert points["8"] == last.accuracy
+    assert (last.protocol, found.protocol) == ("idc-8", "idc-8-best")
+    assert "points" not in last.config
+    # A network that stops after the second epoch of another length had other rates; the first
+    # point of the same recipe is what testing there by hand gives.
+    short = replace(plain, passes=2)
+    (early,) = evaluate(pair, digits(), short, [job], profile(), **given)
+    assert points["2"] == early.accuracy
+
+
+def test_the_best_of_one_test_is_refused(
+    finished_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOEDD_HOME", str(finished_home))
+    told = cli(*evaluated("pair", "--best"))
+    assert told.code == 2
+    assert "protocol common tests once" in told.sentence
 
 
 def test_records_of_a_bundled_set_go_home(

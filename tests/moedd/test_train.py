@@ -1,6 +1,7 @@
 """Training one network: plain SGD where nothing is asked for, and what a recipe adds to it."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,47 @@ def test_labels_may_be_distributions() -> None:
 
     torch.testing.assert_close(hard.step(fetch), soft.step(distributions))
     torch.testing.assert_close(parameters(hard), parameters(soft))
+
+
+def test_a_teachers_labels_are_those_of_the_mixed_images_at_its_temperature() -> None:
+    """RDED: KL(q || softmax(student / T)), q = softmax(teacher / T), mean over images, no T^2."""
+    recipe = replace(PLAIN, temperature=20.0, cutmix=1.0, optimizer="adamw", weight_decay=0.01)
+    asked: list[Tensor] = []
+    teaching, reference = network().double(), network().double()
+    with torch.no_grad():
+        for parameter in teaching.parameters():
+            parameter.mul_(2)
+
+    def teacher(images: Tensor) -> Tensor:
+        asked.append(images)
+        with torch.no_grad():
+            return teaching(images)
+
+    def precise(augment: Augment, plain: bool) -> tuple[Tensor, Tensor]:
+        images, labels = batch()(augment, plain)
+        return images.double(), labels
+
+    # AdamW makes steps of one size of gradients of any: rounding would show in float32.
+    ours = Trainer(network().double(), recipe, Streams(0), flip=False, teacher=teacher)
+    groups = [
+        {"params": [p for n, p in reference.named_parameters() if p.ndim > 1], "weight_decay": 0.01}
+    ]
+    groups += [{"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.999))
+    for _ in range(3):
+        found = ours.step(precise)
+        images = asked[-1]
+        q = (teacher(images) / 20).softmax(1)
+        given = (reference(images) / 20).softmax(1)
+        loss = (q * (q.log() - given.log())).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert float(found) == pytest.approx(float(loss.detach()), rel=1e-9)
+    wanted = torch.cat([p.detach().flatten() for p in reference.parameters()])
+    torch.testing.assert_close(parameters(ours), wanted, atol=1e-9, rtol=0)
+    # It was asked about images that CutMix had put together.
+    assert not torch.equal(asked[0].float(), PART.normalized(torch.arange(32)[8:24]))
 
 
 def test_cutmix_comes_with_its_probability_and_asks_for_an_unfused_batch() -> None:
