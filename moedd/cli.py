@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from moedd.tablescommand import add_tables_command
 from moedd_loaders.errors import MoeddError, MoeddWarning, UsageError
 
 DEFAULT_SET = "digits-idm-5x2"
@@ -237,6 +238,9 @@ def experts(
         typer.echo(json.dumps(describe_experts(method), indent=1))
     else:
         show_experts(method)
+
+
+add_tables_command(app)
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -12,7 +12,8 @@ protocol's own number; other numbers are named, `common-300`. Accuracy is that o
 only where asked for, and marked (`idc-300-best`), it is the best of the points at which the
 published code tests, which is a choice made on the test images.
 
-What depends on the network or the set is filled in by `fitted` and `set_recipe`. MTT's affine maps
+What depends on images, set and network is filled in by `data_recipe`, `set_recipe` and `fitted`.
+MTT's affine maps
 sample with align_corners True in both steps; for square images that is the same function as ours.
 """
 
@@ -70,16 +71,24 @@ def protocol_recipe(protocol: str, epochs: int | None = None, best: bool = False
     return replace(recipe, name=f"{recipe.name}-best")
 
 
+def data_recipe(
+    protocol: str, shape: tuple[int, int, int], epochs: int | None = None, best: bool = False
+) -> Recipe:
+    """The recipe of `protocol` for images of `shape` (C, H, W)."""
+    recipe = protocol_recipe(protocol, epochs, best)
+    if protocol == "idm" and min(shape[1:]) >= _IMAGENET_SIDE:
+        return replace(recipe, batch=128)
+    return recipe
+
+
 def set_recipe(
     manifest: Manifest, protocol: str, epochs: int | None = None, best: bool = False
 ) -> Recipe:
     """The recipe of `protocol` for one set: `mtt` takes its learning rate from the manifest,
     `rded` the mosaics that its augmentation shuffles."""
-    recipe = protocol_recipe(protocol, epochs, best)
+    recipe = data_recipe(protocol, manifest.shape, epochs, best)
     if protocol == "mtt":
         return replace(recipe, lr=learned_step_size(manifest))
-    if protocol == "idm" and min(manifest.shape[1:]) >= _IMAGENET_SIDE:
-        return replace(recipe, batch=128)
     if protocol == "rded":
         return replace(recipe, factor=_mosaic(manifest))
     return recipe

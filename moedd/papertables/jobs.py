@@ -1,0 +1,200 @@
+"""Running many cells: one after another, or in several processes.
+
+The unit of work is a set to make or a network to train. A worker that is free takes the first unit
+of the plan whose set is there (or is not being made by another worker): no two wait for the same
+set while there is other work. A unit that fails is named at the end; those that need it are left
+out, the others go on. Workers end with the process that started them, however it ends.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context, parent_process
+
+from moedd.papertables.cells import Cell, SetCell
+from moedd.papertables.places import CellPlaces
+from moedd.papertables.plan import Planned
+from moedd.papertables.run import make_set, run_cell
+from moedd.progress import Reporter
+from moedd_loaders.errors import MoeddError
+from moedd_loaders.records import Record
+
+SetUnit = tuple[str, SetCell]
+"""A set to make: of which data, and the cell."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run: records of networks, and the errors of units by what they were."""
+
+    records: list[Record] = field(default_factory=list)
+    failed: dict[str, MoeddError] = field(default_factory=dict)
+
+
+Told = Callable[[Planned, Record, int], None]
+"""Called with each record, its plan, and how many cells are done."""
+
+
+def set_of(cell: Cell) -> SetUnit | None:
+    """The set that a cell needs."""
+    return (cell.data, cell.on) if isinstance(cell.on, SetCell) else None
+
+
+def run_here(
+    planned: Sequence[Planned], places: CellPlaces, told: Told, reporter: Reporter
+) -> Outcome:
+    """All cells in this process, in their order."""
+    outcome = Outcome()
+    broken: set[SetUnit] = set()
+    for item in planned:
+        unit = set_of(item.cell)
+        if unit in broken:
+            continue
+        try:
+            if unit is not None:
+                make_set(unit[1], unit[0], places, reporter)
+        except MoeddError as error:
+            assert unit is not None
+            broken.add(unit)
+            outcome.failed[described_set(unit)] = error
+            continue
+        try:
+            record = run_cell(item.cell, places, reporter)
+        except MoeddError as error:
+            outcome.failed[described(item)] = error
+            continue
+        outcome.records.append(record)
+        told(item, record, len(outcome.records))
+    return outcome
+
+
+def described(item: Planned) -> str:
+    """A cell in words."""
+    cell = item.cell
+    seed = f", set {cell.seed}" if isinstance(cell.on, SetCell) else ""
+    draw = f", draw {cell.on.draw}" if not seed and hasattr(cell.on, "draw") else ""
+    which = f"{seed}{draw}, {cell.network} {cell.repeat + 1}"
+    return f"{cell.data}: {cell.identity.title}{which}"
+
+
+def described_set(unit: SetUnit) -> str:
+    """A set in words."""
+    data, cell = unit
+    more = "".join(f", {text}" for text in cell.row)
+    return f"set {data}-{cell.methods}-{cell.ipc}x{cell.experts}{more}, seed {cell.seed}"
+
+
+class _Queue:
+    """The units in the order of the plan; what can be started next."""
+
+    def __init__(self, planned: Sequence[Planned]) -> None:
+        self.waiting = deque(planned)
+        self.ready: set[SetUnit] = set()
+        self.making: set[SetUnit] = set()
+        self.broken: set[SetUnit] = set()
+
+    def next(self) -> Planned | SetUnit | None:
+        """The first unit that can be started now; None where all that is left must wait."""
+        held: list[Planned] = []
+        found: Planned | SetUnit | None = None
+        while self.waiting and found is None:
+            item = self.waiting.popleft()
+            unit = set_of(item.cell)
+            if unit is None or unit in self.ready:
+                found = item
+            elif unit in self.broken:
+                continue
+            else:
+                held.append(item)
+                if unit not in self.making:
+                    self.making.add(unit)
+                    found = unit
+        self.waiting.extendleft(reversed(held))
+        return found
+
+    def made(self, unit: SetUnit, whole: bool) -> None:
+        """A set is there, or will never be."""
+        self.making.discard(unit)
+        (self.ready if whole else self.broken).add(unit)
+
+
+def run_in_processes(
+    planned: Sequence[Planned], places: CellPlaces, told: Told, jobs: int
+) -> Outcome:
+    """All cells in `jobs` processes.
+
+    Raises MoeddError: a worker was killed from outside.
+    """
+    outcome, queue = Outcome(), _Queue(planned)
+    running: dict[Future[Record | None], Planned | SetUnit] = {}
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
+    try:
+        while True:
+            while len(running) < jobs and (unit := queue.next()) is not None:
+                running[pool.submit(_work, _plain(unit), places)] = unit
+            if not running:
+                return outcome
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                _take(future, running.pop(future), queue, outcome, told)
+    except BrokenProcessPool:
+        raise MoeddError(
+            "a worker process was killed from outside (was memory short?): finished cells are "
+            "kept, run the same command again to go on, perhaps with fewer --jobs"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _take(
+    future: Future[Record | None],
+    unit: Planned | SetUnit,
+    queue: _Queue,
+    outcome: Outcome,
+    told: Told,
+) -> None:
+    """What a worker gave back."""
+    try:
+        record = future.result()
+    except MoeddError as error:
+        if isinstance(unit, Planned):
+            outcome.failed[described(unit)] = error
+        else:
+            queue.made(unit, whole=False)
+            outcome.failed[described_set(unit)] = error
+        return
+    if isinstance(unit, Planned):
+        assert record is not None
+        outcome.records.append(record)
+        told(unit, record, len(outcome.records))
+    else:
+        queue.made(unit, whole=True)
+
+
+def _plain(unit: Planned | SetUnit) -> Cell | SetUnit:
+    return unit.cell if isinstance(unit, Planned) else unit
+
+
+def _work(unit: Cell | SetUnit, places: CellPlaces) -> Record | None:
+    """One unit, in a worker."""
+    if isinstance(unit, Cell):
+        return run_cell(unit, places)
+    data, cell = unit
+    make_set(cell, data, places)
+    return None
+
+
+def _begin_worker() -> None:
+    """A worker whose parent is gone, even by SIGKILL, is gone too."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

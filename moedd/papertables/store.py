@@ -1,0 +1,80 @@
+"""The folder of records: one JSON line per trained network, `DIR/tables-NAME.jsonl`.
+
+A record of a cell carries the cell's address in `config["cell"]`; other records in the folder are
+left alone. Lines are appended in one write each, so several processes may write to one file. What a
+machine that lost power left half-written is no JSON: it is skipped, and its cell runs again.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moedd_loaders.errors import InvalidSetError, MoeddWarning, from_oserror
+from moedd_loaders.records import Record
+
+PREFIX = "tables-"
+
+
+def read_cells(folder: Path) -> dict[str, Record]:
+    """Records of cells by address; of two of one cell the first one counts.
+
+    Raises InvalidSetError: a line is JSON and no record; names the file and the line.
+    """
+    found: dict[str, Record] = {}
+    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
+        for record in _read(path):
+            address = record.config.get("cell")
+            if isinstance(address, str):
+                found.setdefault(address, record)
+    return found
+
+
+def append_cell(folder: Path, name: str, record: Record) -> Path:
+    """Append a record to the file of the sets called `name`.
+
+    Raises DiskFullError and the like: nothing was kept.
+    """
+    path = folder / f"{PREFIX}{name}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _append(path, (record.model_dump_json() + "\n").encode())
+    except OSError as error:
+        raise from_oserror(error, f"writing records to {path}") from error
+    return path
+
+
+def _append(path: Path, line: bytes) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        before = os.fstat(handle).st_size
+        if before and os.pread(handle, 1, before - 1) != b"\n":
+            line = b"\n" + line  # after a half line, which stays a line of its own
+        if os.write(handle, line) < len(line):
+            os.ftruncate(handle, before)
+            raise OSError(28, os.strerror(28))
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> Iterable[Record]:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            plain = json.loads(line)
+        except ValueError:
+            message = f"{path}, line {number} is half a line and is skipped"
+            warnings.warn(message, MoeddWarning, stacklevel=2)
+            continue
+        try:
+            yield Record.model_validate(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidSetError(
+                f"{path}, line {number} is not a record ({where}: {first['msg']}): remove the line"
+            ) from None
