@@ -93,6 +93,11 @@ class Asked:
             self.checkpoint_seconds,
         )  # fmt: skip
 
+    def left_out(self, tables: Sequence[int]) -> list[str]:
+        """The paper's data sets that one `--data DIR` leaves out."""
+        chosen = data_paths(self.on, self.data, tables)
+        return [] if self.on else [name for name in _of_the_paper(tables) if name not in chosen]
+
     def records_folder(self) -> Path:
         """Where records lie: a folder of the caller's, else one under `$MOEDD_HOME`."""
         own = home() / "records" / "tables"
@@ -115,8 +120,7 @@ def data_paths(
     """
     named = dict(text.split("=", 1) for text in given if "=" in text)
     bare = [text for text in given if "=" not in text]
-    paper = list(dict.fromkeys(name for table in tables for name in data_sets(table)))
-    names = list(_words(on)) or paper
+    names = list(_words(on)) or _of_the_paper(tables)
     if len(bare) > 1 or (bare and named):
         raise UsageError(
             f"--data is given {len(given)} times: say which data set each is, for example "
@@ -144,6 +148,10 @@ def data_paths(
                 f"--data {name}=DIR"
             )
     return {name: named.get(name) for name in names}
+
+
+def _of_the_paper(tables: Sequence[int]) -> list[str]:
+    return list(dict.fromkeys(name for table in tables for name in data_sets(table)))
 
 
 def _words(text: str | None) -> tuple[str, ...]:

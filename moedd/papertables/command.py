@@ -25,6 +25,7 @@ from moedd.papertables.shown import (
 from moedd.papertables.store import read_cells
 from moedd.profile import choose_profile
 from moedd.progress import Reporter
+from moedd.tables import counted
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import MANIFEST
 from moedd_loaders.records import Record
@@ -46,8 +47,8 @@ def run_plan(asked: Asked, hours: float | None = None) -> None:
         raise UsageError(f"--hours {hours} given; expected hours above 0, for example 0.5")
     work = _Work.of(asked, reading=False)
     print_plan(work.cost(), asked.jobs, work.machine_text)
-    for data in work.unread:
-        print(f"note: {data} has not been read, so cells of it that are done count as to do")
+    for note in work.notes:
+        print(f"note: {note}")
     if hours is not None:
         schedule = fitting_schedule(work.planned, work.facts, work.rates, hours)
         print(f"sets of about {duration(hours * 3600)} each: --schedule {schedule}")
@@ -58,11 +59,13 @@ def run_tables(asked: Asked) -> None:
     work = _Work.of(asked, reading=True)
     reporter = Reporter()
     left = [item for item in work.planned if item.address not in work.done]
-    threads = work.places.threads
+    for note in work.notes:
+        reporter.say(f"note: {note}")
+    done = len(work.planned) - len(left)
     reporter.say(
-        f"{len(work.planned)} networks, {len(work.planned) - len(left)} of them are done; about "
-        f"{duration(work.cost().seconds / asked.jobs)} left with {asked.jobs} jobs of {threads} "
-        f"threads; records go to {work.places.records}"
+        f"{counted(len(work.planned), 'network')}, {done} done; about "
+        f"{duration(work.cost().seconds / asked.jobs)} left with {counted(asked.jobs, 'job')} of "
+        f"{counted(work.rates.machine.threads, 'thread')}; records go to {work.places.records}"
     )
 
     def told(item: Planned, record: Record, count: int) -> None:
@@ -77,7 +80,8 @@ def run_tables(asked: Asked) -> None:
         outcome = run_in_processes(left, work.places, told, asked.jobs)
     addresses = {item.address for item in work.planned}
     known = {**work.done, **{record.config["cell"]: record for record in outcome.records}}
-    print_results([record for address, record in known.items() if address in addresses])
+    shown = [record for address, record in known.items() if address in addresses]
+    print_results(shown, work.options.tables)
     _raise_failures(outcome, reporter)
 
 
@@ -106,6 +110,7 @@ class _Work:
     done: dict[str, Record]
     rates: Rates
     unread: tuple[str, ...]
+    notes: list[str]
 
     @classmethod
     def of(cls, asked: Asked, reading: bool) -> "_Work":
@@ -123,12 +128,15 @@ class _Work:
         threads = places.threads or torch.get_num_threads()
         machine = Machine(profile.processor, threads, profile.device)
         rates = Rates.of(done.values(), machine)
-        return cls(options, places, facts, planned, done, rates, unread)
+        notes = [f"{d} has not been read: its cells that are done count as to do" for d in unread]
+        for name in asked.left_out(options.tables):
+            notes.append(f"the paper's {name} is left out: add --data {name}=DIR, or --on")
+        return cls(options, places, facts, planned, done, rates, unread, notes)
 
     @property
     def machine_text(self) -> str:
         machine = self.rates.machine
-        return f"{machine.threads} threads of {machine.hardware}"
+        return f"{counted(machine.threads, 'thread')} of {machine.hardware}"
 
     def cost(self) -> PlanCost:
         """What is left to do."""

@@ -131,21 +131,26 @@ def equal_operations(a: Line, b: Line) -> bool:
 
 
 def fitted_to(section: Section, line: Line) -> Line | None:
-    """The line of two experts that the schedule of this one, of a single expert, was fitted to;
-    None where it is at the schedule of one."""
+    """The line with another number of experts whose matching operations this one's schedule was
+    fitted to; None where it is at the schedule that was asked for."""
     own = line.identity
-    if own.variant != "distilled" or own.experts != 1:
+    if own.variant != "distilled" or own.overrides:
         return None
-    pairs = [
+    others = [
         other
         for key, other in section.lines.items()
         if key.identity.methods == own.methods
-        and key.identity.experts > 1
+        and key.identity.experts != own.experts
         and key.identity.budget == own.budget
+        and not key.identity.overrides
     ]
-    if any(pair.key.fraction == line.key.fraction for pair in pairs):
+    # Two experts are cut down only where one of them has the whole schedule already.
+    cut = own.experts > 1 and line.key.fraction == max(
+        same.key.fraction for same in section.of(own)
+    )
+    if cut or any(other.key.fraction == line.key.fraction for other in others):
         return None
-    return next((pair for pair in pairs if equal_operations(pair, line)), None)
+    return next((other for other in others if equal_operations(other, line)), None)
 
 
 def _belong_together(a: Line, b: Line) -> bool:

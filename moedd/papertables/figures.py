@@ -16,6 +16,7 @@ from moedd.papertables.markdown import title_of
 from moedd.papertables.paper import Printed, printed
 from moedd.papertables.rows import NO_DIVERSITY, Identity, table_rows
 
+_COLUMNS = 3
 OURS, PAPER, ZERO = "#1d4ed8", "#8b8f98", "#c7cbd1"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -34,14 +35,22 @@ def gap_figure(answers: Sequence[Answer], path: Path) -> bool:
     if not chosen:
         return False
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(1, len(chosen), sharex=True, squeeze=False)[0]
-        for axis, answer in zip(axes, chosen, strict=True):
-            _gap_panel(axis, answer)
-        _legend(figure, axes[0])
+    columns = min(_COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
 
-    height = 1.5 + 0.34 * max(len(answer.gaps) for answer in chosen)
-    _save(path, (max(4.4, 2.9 * len(chosen) + 0.6), height), draw)
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
+        for axis, answer in zip(axes, chosen, strict=False):
+            _gap_panel(axis, answer)
+        for axis in axes[len(chosen) :]:
+            axis.set_visible(False)
+        for axis in axes[max(0, len(chosen) - columns) : len(chosen)]:
+            axis.set_xlabel("accuracy, points")
+            axis.tick_params(labelbottom=True)
+        _legend(figure, "several sets, 95 % interval")
+
+    height = 0.6 + rows * (0.9 + 0.34 * max(len(answer.gaps) for answer in chosen))
+    _save(path, (max(4.4, 2.9 * columns + 0.6), height), draw)
     return True
 
 
@@ -59,7 +68,6 @@ def _gap_panel(axis: Any, answer: Answer) -> None:
     axis.set_yticks(range(len(networks)), [title_of(network) for network in networks])
     axis.set_ylim(-0.6, len(networks) - 0.4)
     axis.set_title(answer.question.title, fontsize=9, loc="left")
-    axis.set_xlabel("accuracy, points")
     axis.grid(axis="x", alpha=0.2)
 
 
@@ -78,7 +86,7 @@ def mixup_figure(section: Section, path: Path) -> bool:
                 axis.set_title(title_of(network), fontsize=9)
             own = lines[0][1].identity
             row[0].set_ylabel(f"{own.methods} {own.ipc}x{own.experts}\naccuracy %")
-        _legend(figure, axes[0][0])
+        _legend(figure, "several sets, ± standard deviation")
 
     _save(path, (2.3 * len(networks) + 0.8, 2.3 * len(groups) + 0.6), draw)
     return True
@@ -98,7 +106,7 @@ def diversity_figure(section: Section, path: Path) -> bool:
             own = lines[0][1].identity
             axis.set_title(f"{own.methods} {own.ipc}x{own.experts}", fontsize=9)
         axes[0].set_ylabel(f"{title_of(networks[0])}, accuracy %")
-        _legend(figure, axes[0])
+        _legend(figure, "several sets, ± standard deviation")
 
     _save(path, (max(4.4, 2.3 * len(groups) + 0.8), 2.9), draw)
     return True
@@ -189,12 +197,12 @@ def _steps_panel(
     axis.grid(axis="y", alpha=0.2)
 
 
-def _legend(figure: Any, axis: Any) -> None:
+def _legend(figure: Any, several: str) -> None:
     from matplotlib.lines import Line2D
 
     ours: Any = {"color": OURS, "linewidth": 0, "marker": "o"}
     handles = [
-        Line2D([], [], label="several sets", **ours),
+        Line2D([], [], label=several, **ours),
         Line2D([], [], label="one set", markerfacecolor="white", **ours),
         Line2D([], [], label="paper", color=PAPER, linewidth=0, marker="D", markersize=4),
     ]

@@ -57,8 +57,8 @@ def _counts(line: Line, found: Summary) -> str:
 def gap_text(gap: Gap) -> str:
     """`+1.2 [0.3, 2.1]`, or `+1.2 (one set)` where there is no interval."""
     if gap.low is None or gap.high is None:
-        return f"{gap.difference:+.1f} (one set)"
-    text = f"{gap.difference:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+        return f"{points(gap.difference)} (one set)"
+    text = f"{points(gap.difference)} [{points(gap.low)}, {points(gap.high)}]"
     return f"**{text}**" if gap.clear else text
 
 
@@ -150,7 +150,7 @@ def gap_table(answers: Sequence[Answer]) -> list[str]:
     """All comparisons, with the paper's where it prints both numbers."""
     networks = list(dict.fromkeys(n for answer in answers for n in answer.gaps))
     beside = any(answer.paper for answer in answers)
-    head = ["points", "schedules"]
+    head = ["difference in points", "schedules"]
     for network in networks:
         head += [title_of(network), "paper"] if beside else [title_of(network)]
     body = []
@@ -191,12 +191,17 @@ def _verdict(answer: Answer) -> str:
     down = sum(g.clear and g.difference < 0 for g in measured)
     if not up and not down:
         return told + "; no 95 % interval leaves out zero, so the two cannot be told apart"
-    parts = [f"{n} {way}" for n, way in ((up, "in favour"), (down, "against")) if n]
-    return told + f"; the 95 % interval leaves out zero on {' and '.join(parts)}"
+    which = f"{up} in favour, {down} against"
+    return told + f"; {up + down} of {len(measured)} 95 % intervals leave out zero ({which})"
+
+
+def points(value: float) -> str:
+    """A difference with its sign; what rounds to zero is +0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def _points(values: Iterable[float]) -> str:
-    return f"{mean(list(values)):+.1f}"
+    return points(mean(list(values)))
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

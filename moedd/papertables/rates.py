@@ -55,7 +55,8 @@ class Rates:
                 found[kind] += _rate(config.get("operations"), record.seconds)
             made = config.get("set") or {}
             if Machine(made.get("hardware", ""), made.get("threads", 0), machine.device) == machine:
-                kind = (matching("+".join(record.methods)), str(made.get("precision")))
+                methods = "+".join(dict.fromkeys(record.methods))
+                kind = (matching(methods), str(made.get("precision")))
                 for rate in _rate(made.get("operations"), made.get("seconds")):
                     sets[made["cell"]] = (kind, rate)  # once per set, not per network
         for kind, rate in sets.values():

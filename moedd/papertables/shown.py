@@ -169,12 +169,12 @@ def _print_estimates(
     console.print(table)
 
 
-def print_results(records: Sequence[Record]) -> None:
-    """The tables of these records on standard output."""
+def print_results(records: Sequence[Record], tables: Sequence[int] = TABLES) -> None:
+    """These tables of the records on standard output."""
     console = _console()
     for section in sections(records):
         setting = section.setting
-        for table in TABLES:
+        for table in tables:
             lines = shown_lines(section, table)
             if not lines:
                 continue

@@ -5,6 +5,7 @@ nothing about the method. So what is compared are *set means* (of random real im
 one set per side there is no interval, and no statement.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -13,6 +14,7 @@ from typing import Literal
 from scipy import stats
 
 CONFIDENCE = 0.95
+_SAME = 1e-9  # points: differences below are rounding
 
 Sets = Mapping[int, Sequence[float]]
 """Accuracies in percent of the networks of each set, by the set's seed (or the number of the draw);
@@ -94,12 +96,15 @@ def _interval(*samples: Sequence[float]) -> tuple[float | None, float | None]:
     """Of the mean of one sample, or of the difference of two; (None, None) with one value."""
     if min(map(len, samples)) < 2:
         return None, None
-    if all(len(set(values)) == 1 for values in samples):  # no spread at all: scipy gives NaN
+    if all(max(values) - min(values) < _SAME for values in samples):  # scipy would give NaN
         point = samples[0][0] - (samples[1][0] if len(samples) > 1 else 0.0)
         return point, point
-    if len(samples) == 1:
-        test = stats.ttest_1samp(samples[0], 0.0)
-    else:
-        test = stats.ttest_ind(*samples, equal_var=False)
+    with warnings.catch_warnings():
+        # One side without any spread is what it is, not a loss of precision.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        if len(samples) == 1:
+            test = stats.ttest_1samp(samples[0], 0.0)
+        else:
+            test = stats.ttest_ind(*samples, equal_var=False)
     found = test.confidence_interval(CONFIDENCE)
     return float(found.low), float(found.high)
