@@ -204,4 +204,4 @@ def duration(seconds: float) -> str:
 
 def _console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return console if console.is_terminal else Console(width=240)

@@ -151,8 +151,7 @@ def kill_when(given: list[str], home: Path, moment: object) -> None:
 # ---------------------------------------------------------------------------------- plan
 
 
-def test_a_plan_runs_nothing(home: Path) -> None:
-    before = sorted(home.rglob("*"))
+def test_a_plan_runs_nothing(moedd_home: Path) -> None:
     told = cli(*arguments("--only", "idc", "--plan", "--hours", "0.5"))
     assert told.code == 0, told.err
     assert "digits-idc_i-2x2: 1 of the schedule, 4 steps" in told.out
@@ -161,12 +160,16 @@ def test_a_plan_runs_nothing(home: Path) -> None:
     assert "in all:" in told.out
     assert "are assumed" in told.out
     assert "--schedule idc=1" in told.out
-    assert [p for p in sorted(home.rglob("*")) if p.name != "compiled"] == before
+    assert not moedd_home.exists()
 
 
 def test_a_plan_counts_what_is_done_and_measures_rates(home: Path) -> None:
     assert cli(*arguments("--only", "idc")).code == 0
-    told = cli(*arguments("--only", "idc", "--plan", table="1"))
+    for made in kept(home):  # all of this takes less than the tenths of seconds that are kept
+        made.config["set"]["seconds"] = 2.0
+        append_cell(home / "slower", "x", made.model_copy(update={"seconds": 2.0}))
+    slower = ["--records", str(home / "slower"), "--plan"]
+    told = cli(*arguments("--only", "idc", *slower, table="1"))
     assert told.code == 0, told.err
     lines = [line for line in told.out.splitlines() if "│" in line]
     counts = {
@@ -182,7 +185,8 @@ def test_a_plan_counts_what_is_done_and_measures_rates(home: Path) -> None:
 
 
 def test_a_plan_of_the_paper_needs_no_data(home: Path) -> None:
-    told = cli("tables", "--plan", "--schedule", "0.01,idc=0.001", "--seeds", "1")
+    given = ["--table", "1", "--rows", "paper", "--schedule", "0.01,idc=0.001", "--seeds", "1"]
+    told = cli("tables", *given, "--plan")
     assert told.code == 0, told.err
     assert "cifar100: idm_plain 10x2, cross-expert mixup at 0.01, ResNet18" in told.out
     assert "cifar10-idc_i-5x2: 0.001 of the schedule, 200 steps" in told.out
