@@ -6,9 +6,16 @@ from pathlib import Path
 import torch
 
 from moedd.papertables.asked import Asked
-from moedd.papertables.cells import Facts, SetCell
+from moedd.papertables.cells import Facts
 from moedd.papertables.cost import is_prepared
-from moedd.papertables.jobs import Outcome, described, run_here, run_in_processes
+from moedd.papertables.jobs import (
+    Outcome,
+    SetUnit,
+    described,
+    run_here,
+    run_in_processes,
+    set_of,
+)
 from moedd.papertables.page import write_report
 from moedd.papertables.places import CellPlaces, DataPlace, known_facts, read_data
 from moedd.papertables.plan import Options, Planned, plan_cells
@@ -152,16 +159,10 @@ class _Work:
             del cost.shared[work]
         return cost
 
-    def _made(self) -> set[SetCell]:
-        return {
-            item.cell.on
-            for item in self.planned
-            if isinstance(item.cell.on, SetCell)
-            and self._folder(item.cell.data, item.cell.on).joinpath(MANIFEST).is_file()
-        }
-
-    def _folder(self, data: str, on: SetCell) -> Path:
-        return set_folder(on, self.facts[data], self.places)
+    def _made(self) -> set[SetUnit]:
+        units = {unit for item in self.planned if (unit := set_of(item.cell)) is not None}
+        folders = {(data, on): set_folder(on, self.facts[data], self.places) for data, on in units}
+        return {unit for unit, folder in folders.items() if (folder / MANIFEST).is_file()}
 
 
 def _is_here(place: DataPlace) -> bool:

@@ -51,12 +51,13 @@ def plan_cost(
     planned: Sequence[Planned],
     facts: Mapping[str, Facts],
     done: Mapping[str, Record],
-    made: set[SetCell],
+    made: set[tuple[str, SetCell]],
     rates: Rates,
 ) -> PlanCost:
-    """Estimates for what is left of a plan. `made`: sets that are there already."""
+    """Estimates for what is left of a plan. `made`: sets that are there already, with
+    the names of their data."""
     networks: dict[tuple[str, str], Estimate] = {}
-    sets: dict[SetCell, tuple[str, bool]] = {}
+    sets: dict[tuple[str, SetCell], bool] = {}
     for item in planned:
         cell, data = item.cell, facts[item.cell.data]
         left = item.address not in done
@@ -66,13 +67,13 @@ def plan_cost(
         key = (line_title(cell), cell.network)
         networks[key] = _plus(networks.get(key), left, operations, seconds)
         if isinstance(cell.on, SetCell):
-            before = sets.get(cell.on, ("", False))[1]
-            sets[cell.on] = (cell.data, before or left)
+            unit = (cell.data, cell.on)
+            sets[unit] = sets.get(unit, False) or left
     by_set: dict[str, Estimate] = {}
     shared: dict[Preparation, float] = {}
-    for on, (name, needed) in sets.items():
+    for (name, on), needed in sets.items():
         data, precision = facts[name], on.arithmetic.precision
-        cost, left = set_cost(on, data), needed and on not in made
+        cost, left = set_cost(on, data), needed and (name, on) not in made
         seconds = rates.seconds(matching(on.methods), precision, cost.operations)
         seconds += rates.seconds("convnet3", precision, cost.observers)
         title = set_title(on, name, cost.steps)
