@@ -8,6 +8,7 @@ import torch
 from moedd.papertables.asked import Asked
 from moedd.papertables.cells import Facts
 from moedd.papertables.cost import is_prepared
+from moedd.papertables.estimate import PlanCost, fitting_schedule, plan_cost
 from moedd.papertables.jobs import (
     Outcome,
     SetUnit,
@@ -21,14 +22,7 @@ from moedd.papertables.places import CellPlaces, DataPlace, known_facts, read_da
 from moedd.papertables.plan import Options, Planned, plan_cells
 from moedd.papertables.rates import Machine, Rates
 from moedd.papertables.run import set_folder
-from moedd.papertables.shown import (
-    PlanCost,
-    duration,
-    fitting_schedule,
-    plan_cost,
-    print_plan,
-    print_results,
-)
+from moedd.papertables.shown import duration, print_plan, print_results
 from moedd.papertables.store import read_cells
 from moedd.profile import choose_profile
 from moedd.progress import Reporter

@@ -160,7 +160,7 @@ def test_a_plan_runs_nothing(moedd_home: Path) -> None:
     assert "in all:" in told.out
     assert "are assumed" in told.out
     assert "--schedule idc=1" in told.out
-    assert not moedd_home.exists()
+    assert {path.name for path in moedd_home.rglob("*")} <= {"compiled"}  # torch's empty folder
 
 
 def test_a_plan_counts_what_is_done_and_measures_rates(home: Path) -> None:
