@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,18 +15,22 @@ from moedd_loaders.blend import blend_images
 from moedd_loaders.draws import key
 from moedd_loaders.errors import UsageError
 from moedd_loaders.partners import Ints
+from moedd_loaders.ranks import rank_and_world
 
 if TYPE_CHECKING:
-    from moedd_loaders.dataset import DistilledDataset
+    from moedd_loaders.distilled import DistilledDataset
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "shares"]
 
 # Rows planned at a time: large enough to make planning cheap, small enough to stay in the cache.
 _PLANNED = 4096
 
+Batch = tuple[Ints, Tensor, Tensor]
+"""Rows of the set, their images, their labels."""
+
 
 class Batches:
-    """One epoch of `(images, labels)` batches per iteration; see `DistilledDataset.batches`."""
+    """One epoch of batches per iteration; see `DistilledDataset.batches`."""
 
     def __init__(
         self,
@@ -41,64 +46,125 @@ class Batches:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = shuffle, drop_last
         self.batch_transform = batch_transform
+        self.rank, self.world = rank_and_world()
+        if len(dataset) < self.world:
+            raise UsageError(
+                f"{len(dataset)} images for {self.world} processes: each needs one at least"
+            )
+        where = device or "cpu"
         try:
-            self._images = dataset.images.to(device or "cpu")
-            self._targets = dataset.served_targets.to(self._images.device)
+            self._targets = dataset.served_targets.to(where)
+            images = dataset.images
+            self._images = images.to(where) if isinstance(images, Tensor) else images
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UsageError(f"device {str(device)!r} cannot be used here: {error}") from error
 
     def __len__(self) -> int:
-        n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return len(self._sizes())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self._order()
-        for images, labels in self._fused(order) if self._direct else self._transformed(order):
-            if self.dataset.target_transform is not None:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        dataset, order = self.dataset, self._order()
+        for index, images, labels in self._served(order):
+            if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
-                labels = default_collate([self.dataset.target_transform(one) for one in listed])
-            yield images, labels
+                labels = default_collate([dataset.target_transform(one) for one in listed])
+            if dataset.return_expert:
+                yield images, labels, dataset.experts[torch.from_numpy(index)].to(images.device)
+            else:
+                yield images, labels
 
     @property
-    def _direct(self) -> bool:
-        return self.dataset.transform is None and self.batch_transform is None
+    def _resident(self) -> bool:
+        return isinstance(self.dataset.images, Tensor)
+
+    def _served(self, order: Ints) -> Iterator[Batch]:
+        if not self._resident:
+            return self._ahead(order)
+        direct = self.dataset.transform is None and self.batch_transform is None
+        return self._fused(order) if direct else self._transformed(order)
+
+    def _sizes(self) -> list[int]:
+        return shares(len(self.dataset), self.batch_size, self.rank, self.world, self.drop_last)
 
     def _order(self) -> Ints:
+        """Rows of this rank's epoch, `_sizes` in all."""
         n = len(self.dataset)
         number = self.dataset.served_counts.next_pass()
         order = np.arange(n)
         if self.shuffle:
             generator = torch.Generator().manual_seed(key(self.dataset.seed, 1 + number))
             order = torch.randperm(n, generator=generator).numpy()
-        return order[: len(self) * self.batch_size]
+        return np.resize(order[self.rank :: self.world], sum(self._sizes()))
 
-    def _transformed(self, order: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
-            served = self.dataset.served_counts.take(index)
-            yield self.dataset.serve(
-                index, served, self._images, self._targets, self.batch_transform
-            )
+    def _parts(self, order: Ints) -> Iterator[Ints]:
+        ends = np.cumsum(self._sizes())
+        for start, end in zip(np.concatenate([[0], ends]), ends, strict=False):
+            yield order[start:end]
 
-    def _fused(self, order: Ints) -> Iterator[tuple[Tensor, Tensor]]:
+    def _transformed(self, order: Ints) -> Iterator[Batch]:
+        for index in self._parts(order):
+            yield self._serve(index, self.dataset.served_counts.take(index))
+
+    def _ahead(self, order: Ints) -> Iterator[Batch]:
+        """The next batch is fetched while this one is in use."""
+        with ThreadPoolExecutor(1) as pool:
+            coming: Any = None
+            for index in self._parts(order):
+                served = self.dataset.served_counts.take(index)
+                ready, coming = coming, pool.submit(self._serve, index, served)
+                if ready is not None:
+                    yield ready.result()
+            if coming is not None:
+                yield coming.result()
+
+    def _serve(self, index: Ints, served: Ints) -> Batch:
+        transform = self.batch_transform
+        images, labels = self.dataset.serve(index, served, self._images, self._targets, transform)
+        return index, images, labels
+
+    def _fused(self, order: Ints) -> Iterator[Batch]:
         """Plans many batches at once; what is left per batch is the arithmetic."""
-        dataset, device, size = self.dataset, self._images.device, self.batch_size
+        dataset, device = self.dataset, self._targets.device
+        assert isinstance(self._images, Tensor)
         per_batch = dataset.mix is not None and dataset.mix.lam == "batch"
-        planned = size if per_batch else max(1, _PLANNED // size) * size
-        for begin in range(0, len(order), planned):
-            index = order[begin : begin + planned]
+        together = 1 if per_batch else max(1, _PLANNED // self.batch_size)
+        sizes, begin = self._sizes(), 0
+        for first in range(0, len(sizes), together):
+            group = sizes[first : first + together]
+            index = order[begin : begin + sum(group)]
+            begin += len(index)
             plan = dataset.plan(index, dataset.served_counts.peek(index))
             rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(device)
             weight = torch.from_numpy(plan.weight).to(device)
             box = None if plan.box is None else torch.from_numpy(plan.box).to(device)
-            for start in range(0, len(index), size):
+            start = 0
+            for size in group:
                 part = slice(start, start + size)
+                start += size
                 dataset.served_counts.count(index[part])
                 yield (
+                    index[part],
                     blend_images(
                         self._images, rows[part], weight[part], None if box is None else box[part]
                     ),
                     dataset.blend_targets(self._targets, rows[part], weight[part]),
                 )
+
+
+def shares(n: int, batch_size: int, rank: int, world: int, drop_last: bool) -> list[int]:
+    """Sizes of one rank's batches when `n` images are dealt out in turns: equally many on each.
+
+    Ranks with one image less than others have it missing in a batch, not a batch less. Only where
+    they would have fewer images than batches (a batch size of one), one image comes twice.
+    """
+    own, most = -(-(n - rank) // world), -(-n // world)
+    if drop_last:
+        return [batch_size] * (n // world // batch_size)
+    count = -(-most // batch_size)
+    own = max(own, count)
+    sizes = [batch_size] * (count - 1) + [own - batch_size * (count - 1)]
+    if sizes[-1] < 1:  # one image of the batch before
+        sizes[-2:] = [batch_size - 1, 1]
+    return sizes
