@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class Batches:
         self.shuffle, self.drop_last = shuffle, drop_last
         self.batch_transform = batch_transform
         self.rank, self.world = rank_and_world()
+        self._kept: _Kept | None = None
         if len(dataset) < self.world:
             raise UsageError(
                 f"{len(dataset)} images for {self.world} processes: each needs one at least"
@@ -65,8 +67,8 @@ class Batches:
         return len(self._sizes())
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        dataset, order = self.dataset, self._order()
-        for index, images, labels in self._served(order):
+        dataset = self.dataset
+        for index, images, labels in self._served(dataset.served_counts.next_pass()):
             if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
                 labels = default_collate([dataset.target_transform(one) for one in listed])
@@ -79,24 +81,31 @@ class Batches:
     def _resident(self) -> bool:
         return isinstance(self.dataset.images, Tensor)
 
-    def _served(self, order: Ints) -> Iterator[Batch]:
+    def _served(self, number: int) -> Iterator[Batch]:
         if not self._resident:
-            return self._ahead(order)
-        direct = self.dataset.transform is None and self.batch_transform is None
-        return self._fused(order) if direct else self._transformed(order)
+            return self._ahead(self._order(number))
+        if self.dataset.transform is not None or self.batch_transform is not None:
+            return self._transformed(self._order(number))
+        mix = self.dataset.mix
+        if mix is not None and mix.lam == "batch":  # the first row of a batch decides
+            return self._fused(number, 1)
+        several = _PLANNED // len(self.dataset)
+        if several < 2 or sum(self._sizes()) != len(self.dataset):
+            return self._fused(number, max(1, _PLANNED // self.batch_size))
+        return self._planned_before(number, several)
 
     def _sizes(self) -> list[int]:
         return shares(len(self.dataset), self.batch_size, self.rank, self.world, self.drop_last)
 
-    def _order(self) -> Ints:
-        """Rows of this rank's epoch, `_sizes` in all."""
-        n = len(self.dataset)
-        number = self.dataset.served_counts.next_pass()
+    def _order(self, number: int) -> Ints:
+        """Rows of this rank's epoch `number`, `_sizes` in all."""
+        n, total = len(self.dataset), sum(self._sizes())
         order = np.arange(n)
         if self.shuffle:
             generator = torch.Generator().manual_seed(key(self.dataset.seed, 1 + number))
             order = torch.randperm(n, generator=generator).numpy()
-        return np.resize(order[self.rank :: self.world], sum(self._sizes()))
+        order = order[self.rank :: self.world]
+        return order[:total] if len(order) >= total else np.resize(order, total)
 
     def _parts(self, order: Ints) -> Iterator[Ints]:
         ends = np.cumsum(self._sizes())
@@ -124,33 +133,85 @@ class Batches:
         images, labels = self.dataset.serve(index, served, self._images, self._targets, transform)
         return index, images, labels
 
-    def _fused(self, order: Ints) -> Iterator[Batch]:
-        """Plans many batches at once; what is left per batch is the arithmetic."""
-        dataset, device = self.dataset, self._targets.device
-        assert isinstance(self._images, Tensor)
-        per_batch = dataset.mix is not None and dataset.mix.lam == "batch"
-        together = 1 if per_batch else max(1, _PLANNED // self.batch_size)
-        sizes, begin = self._sizes(), 0
+    def _fused(self, number: int, together: int) -> Iterator[Batch]:
+        """Plans `together` batches at once; what is left per batch is the arithmetic."""
+        order, sizes, begin = self._order(number), self._sizes(), 0
         for first in range(0, len(sizes), together):
             group = sizes[first : first + together]
             index = order[begin : begin + sum(group)]
             begin += len(index)
-            plan = dataset.plan(index, dataset.served_counts.peek(index))
-            rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(device)
-            weight = torch.from_numpy(plan.weight).to(device)
-            box = None if plan.box is None else torch.from_numpy(plan.box).to(device)
-            start = 0
-            for size in group:
-                part = slice(start, start + size)
-                start += size
-                dataset.served_counts.count(index[part])
-                yield (
-                    index[part],
-                    blend_images(
-                        self._images, rows[part], weight[part], None if box is None else box[part]
-                    ),
-                    dataset.blend_targets(self._targets, rows[part], weight[part]),
-                )
+            planned = self._plan(index, self.dataset.served_counts.peek(index))
+            yield from self._blended(planned, 0, group)
+
+    def _planned_before(self, number: int, several: int) -> Iterator[Batch]:
+        """Plans `several` epochs at once: a small one costs more to plan than to blend."""
+        kept, state = self._kept, self._state()
+        if kept is None or not kept.holds(number, state, self.dataset.served_counts.all()):
+            orders = [self._order(number + later) for later in range(several)]
+            index = np.concatenate(orders)
+            before = self.dataset.served_counts.all()
+            served = before[index] + np.repeat(np.arange(several), len(orders[0]))
+            kept = _Kept(number, several, state, before, self._plan(index, served))
+            self._kept = kept
+        sizes = self._sizes()
+        return self._blended(kept.plan, (number - kept.first) * sum(sizes), sizes)
+
+    def _state(self) -> tuple[Any, ...]:
+        """All that plans depend on, besides the counts."""
+        mix = self.dataset.mix
+        settings = () if mix is None else tuple(mix.settings().values())
+        return self.dataset.seed, self.dataset.served_counts.rank(), self._sizes(), settings
+
+    def _plan(self, index: Ints, served: Ints) -> _Planned:
+        plan, device = self.dataset.plan(index, served), self._targets.device
+        rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(device)
+        weight = torch.from_numpy(plan.weight).to(device)
+        box = None if plan.box is None else torch.from_numpy(plan.box).to(device)
+        labels = self.dataset.blend_targets(self._targets, rows, weight)
+        return _Planned(index, rows, weight, box, labels)
+
+    def _blended(self, plan: _Planned, start: int, sizes: list[int]) -> Iterator[Batch]:
+        images = self._images
+        assert isinstance(images, Tensor)
+        for size in sizes:
+            part = slice(start, start + size)
+            start += size
+            self.dataset.served_counts.count(plan.index[part])
+            box = None if plan.box is None else plan.box[part]
+            mixed = blend_images(images, plan.rows[part], plan.weight[part], box)
+            # A copy, so that who keeps the labels of a batch keeps no more than these.
+            yield plan.index[part], mixed, plan.labels[part].clone()
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """Rows of the set, rows and weights of the blend, boxes, and labels, blended already."""
+
+    index: Ints
+    rows: Tensor
+    weight: Tensor
+    box: Tensor | None
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The plan of epochs `first`, `first + 1`, ..., made when samples had been served `before`."""
+
+    first: int
+    several: int
+    state: tuple[Any, ...]
+    before: Ints
+    plan: _Planned
+
+    def holds(self, number: int, state: tuple[Any, ...], counts: Ints) -> bool:
+        """Whether epoch `number` is in it and everything is as was expected."""
+        past = number - self.first
+        return (
+            0 <= past < self.several
+            and state == self.state
+            and bool((counts == self.before + past).all())
+        )
 
 
 def shares(n: int, batch_size: int, rank: int, world: int, drop_last: bool) -> list[int]:

@@ -18,6 +18,7 @@ from moedd_loaders.checks import check_batch
 from moedd_loaders.draws import Draws, of_rank
 from moedd_loaders.errors import UsageError
 from moedd_loaders.fuse import ExpertMix, mix_for
+from moedd_loaders.items import Items
 from moedd_loaders.partners import Groups, Ints
 from moedd_loaders.plan import MixPlan, unmixed
 from moedd_loaders.served import Served
@@ -70,7 +71,7 @@ class DistilledDataset(Dataset[tuple[Any, ...]]):
         seed: of the fusion, and of the order of `batches()`.
         form: how test images are brought into the form of `images`; nothing to do by default.
         manifest: of the set, if there is one.
-        origin: where the set was found: "folder", "home", "bundled" or "remote"; "memory" without
+        origin: where the set was found: "folder", "home", "bundled", "hub", "url"; "memory" without
             a set.
 
     Attributes (besides these arguments): `targets` (list of int), `class_to_idx`, `mix`
@@ -169,14 +170,15 @@ class DistilledDataset(Dataset[tuple[Any, ...]]):
         else:
             served = self.served_counts.take(index) if self.mix else index
             images, labels = self.serve(index, served, self.images, self.served_targets)
-        targets = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
-        if self.target_transform is not None:
-            targets = [self.target_transform(target) for target in targets]
-        if isinstance(images, Tensor):
-            images = images.unbind(0)
+        parts: list[Any] = [images, labels]
         if self.return_expert:
-            return list(zip(images, targets, self._experts[index].tolist(), strict=True))
-        return list(zip(images, targets, strict=True))
+            parts.append(torch.from_numpy(self._experts[index]))
+        each = [part if isinstance(part, list) else _one_by_one(part) for part in parts]
+        if self.target_transform is not None:
+            each[1] = [self.target_transform(target) for target in each[1]]
+        if self.target_transform is not None or isinstance(images, list):
+            return list(zip(*each, strict=True))
+        return Items(zip(*each, strict=True), tuple(parts))
 
     def batches(
         self,
@@ -355,6 +357,11 @@ class DistilledDataset(Dataset[tuple[Any, ...]]):
                 )
             taken = torch.stack(made)
         return self._finish(taken.to(device))
+
+
+def _one_by_one(batch: Tensor) -> Sequence[Any]:
+    """Images and label rows as tensors, numbers as Python's own."""
+    return batch.tolist() if batch.dim() == 1 else batch.unbind(0)
 
 
 def _is_image(value: Any) -> bool:

@@ -58,6 +58,10 @@ class Served:
         """(B,) how often each was served so far."""
         return self._counts.numpy()[index]
 
+    def all(self) -> Ints:
+        """(n,) a copy of all counts."""
+        return self._counts.numpy()[:-1].copy()
+
     def count(self, index: Ints) -> None:
         """Count each of `index` (distinct) once more."""
         self._counts.numpy()[index] += 1

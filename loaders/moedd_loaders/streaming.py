@@ -38,16 +38,16 @@ _LONGEST_HEAD = 100 << 20
 
 
 def open_files(name: str | os.PathLike[str]) -> tuple[ByteRanges, str]:
-    """The files of a set, and where it was found ("remote", or as `resolve` says).
+    """The files of a set, and where it was found ("url", "hub", or as `resolve` says).
 
     `name` is an address (https://..., any that fsspec knows), `ns/name[@revision]` on the Hub, or
     what `resolve` takes.
     """
     text = os.fspath(name)
     if _ADDRESS.fullmatch(text):
-        return RemoteRanges(text), "remote"
+        return RemoteRanges(text), "url"
     if isinstance(name, str) and _HUB.fullmatch(text) and not os.path.isdir(text):
-        return RemoteRanges(f"hf://datasets/{text}"), "remote"
+        return RemoteRanges(f"hf://datasets/{text}"), "hub"
     found = resolve(name)
     return LocalRanges(found.folder), found.origin
 
