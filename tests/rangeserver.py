@@ -1,4 +1,4 @@
-"""A loopback HTTP server that answers range requests, writes down what it is asked, and can fail."""
+"""A loopback HTTP server that answers range requests, keeps a log of them, and can fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class RangeServer:
         log: (method, path, first byte, byte after the last) of every request; -1 without a range.
         faults: statuses to answer the next requests with, instead of the file.
         ranges: False ignores range requests, as plain servers do.
-        held: bytes sent in answer to range requests.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +31,9 @@ class RangeServer:
 
     def parts(self, suffix: str) -> list[tuple[int, int]]:
         """Ranges asked of files whose path ends so."""
-        return [(a, b) for method, path, a, b in self.log if method == "GET" and path.endswith(suffix)]
+        return [
+            (a, b) for method, path, a, b in self.log if method == "GET" and path.endswith(suffix)
+        ]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,10 +38,13 @@ def as_size(size: int | Sequence[int] | None) -> Size | None:
     """
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    try:
+        sides = [operator.index(side) for side in (size if isinstance(size, Sequence) else [size])]
+    except TypeError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
         raise UsageError(f"size is {size!r}, expected a side such as 64, or (height, width)")
-    return sides[0], sides[1]
+    return sides[0], sides[-1]
 
 
 def check_channels(channels: int | None) -> int | None:
@@ -167,7 +171,7 @@ def _unit(image: Any) -> Tensor:
     if hasattr(image, "convert") and hasattr(image, "getbands"):
         image = _pil_pixels(image)
     if isinstance(image, np.ndarray):
-        pixels = torch.from_numpy(np.ascontiguousarray(image))
+        pixels = torch.from_numpy(np.array(image))
         image = pixels[None] if pixels.dim() == 2 else pixels.movedim(-1, -3)
     if not isinstance(image, Tensor) or image.dim() not in (3, 4):
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""

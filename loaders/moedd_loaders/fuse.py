@@ -209,7 +209,7 @@ class ExpertMix(torch.nn.Module):
                     f"{tuple(images.shape[1:])}: give both the same shape"
                 )
         # One number per call, always: streams stay aligned whatever the settings.
-        key = self._calls.seed(int(torch.randint(2**63 - 1, (), generator=self.generator)))
+        key = self._calls.seed(self.generator)
         rows = np.arange(len(images))
         plan = self.plan(
             Draws(key, rows, np.zeros_like(rows)),

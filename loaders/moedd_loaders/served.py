@@ -104,12 +104,14 @@ class Calls:
     def epoch(self, epoch: int) -> None:
         self._counts[0] = epoch
 
-    def seed(self, seed: int) -> int:
-        """The seed of this call: `seed` itself on rank 0 outside of workers."""
-        seed = of_rank(seed, self.rank())
+    def seed(self, generator: torch.Generator) -> int:
+        """The seed of this call: outside of workers the generator's next number."""
         worker = worker_number()
         if worker is None:
-            return seed
+            drawn = int(torch.randint(2**63 - 1, (), generator=generator))
+            return of_rank(drawn, self.rank())
+        # Not what the copy's generator draws: copies live for one epoch or, if they persist, many.
+        seed = of_rank(generator.initial_seed(), self.rank())
         counts, slot = self._counts.numpy(), 1 + worker % _WORKERS
         counts[slot] += 1
         return key(key(seed, _WORKER_STREAMS + worker), int(counts[slot]))

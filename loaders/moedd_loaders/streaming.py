@@ -53,8 +53,14 @@ def open_files(name: str | os.PathLike[str]) -> tuple[ByteRanges, str]:
 
 
 def open_manifest(files: ByteRanges) -> Manifest:
-    """The manifest of a set that may be remote."""
+    """The manifest of a set that may be remote.
+
+    Raises:
+        SetNotFoundError: there is none. NetworkError: it cannot be reached, or only as a whole.
+    """
     try:
+        # A server that ignores ranges would send whole tars: better to learn it from a small file.
+        files.read([(MANIFEST, 0, 1)])
         return parse_manifest(files.fetch(MANIFEST), files.where(MANIFEST))
     except FileNotFoundError:
         raise SetNotFoundError(
