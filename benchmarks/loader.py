@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -31,8 +31,6 @@ BATCH, CLASSES, SHAPE = 256, 10, (3, 32, 32)
 PASSES = 3
 SIZES = (100, 50_000)
 
-Epoch = Callable[[], Iterable[Any]]
-
 
 def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
     """n images, labels and expert ids of two experts."""
@@ -41,8 +39,8 @@ def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.rand(n, *SHAPE, generator=generator), rows % CLASSES, rows // 10 % 2
 
 
-def sides(n: int) -> dict[str, Epoch]:
-    """The three ways of going through one epoch of the same images."""
+def sides(n: int) -> dict[str, Iterable[Any]]:
+    """Three loaders of the same images; iterating is one epoch."""
     images, labels, experts = data(n)
     mixup = v2.MixUp(num_classes=CLASSES)
     plain = DataLoader(
@@ -56,9 +54,9 @@ def sides(n: int) -> dict[str, Epoch]:
         images, labels, experts, classes=names, mean=[0.0] * 3, std=[1.0] * 3, fuse="mixup"
     )
     return {
-        "torchvision": lambda: plain,
-        "batches": lambda batches=ds.batches(BATCH): batches,
-        "dataloader": lambda loader=DataLoader(ds, batch_size=BATCH, shuffle=True): loader,
+        "torchvision": plain,
+        "batches": ds.batches(BATCH),
+        "dataloader": DataLoader(ds, batch_size=BATCH, shuffle=True),
     }
 
 
@@ -72,7 +70,7 @@ def measure(n: int, rounds: int) -> list[dict[str, Any]]:
         for name, epoch in ways.items():
             start = time.perf_counter()
             for _ in range(repeats):
-                for _ in epoch():
+                for _ in epoch:
                     pass
             if turn:  # the first turn warms up
                 times[name].append((time.perf_counter() - start) * 1e3 / repeats)

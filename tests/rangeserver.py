@@ -79,7 +79,7 @@ class RangeServer:
 def serving(folder: Path) -> Iterator[RangeServer]:
     """A server of `folder` on a thread of its own."""
     server = RangeServer(folder)
-    thread = threading.Thread(target=server.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield server
