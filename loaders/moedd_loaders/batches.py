@@ -84,7 +84,7 @@ class Batches:
     def _served(self, number: int) -> Iterator[Batch]:
         if not self._resident:
             return self._ahead(self._order(number))
-        if self.dataset.transform is not None or self.batch_transform is not None:
+        if not self.dataset.finished or self.batch_transform is not None:
             return self._transformed(self._order(number))
         mix = self.dataset.mix
         if mix is not None and mix.lam == "batch":  # the first row of a batch decides

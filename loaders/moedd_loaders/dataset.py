@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from moedd_loaders.adapt import Form, as_size, check_channels, check_dtype, fit_statistics
-from moedd_loaders.distilled import DistilledDataset, Transform
+from moedd_loaders.distilled import DistilledDataset
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.fuse import ExpertMix
+from moedd_loaders.serving import Transform
 
 if TYPE_CHECKING:
     from moedd_loaders.manifest import Manifest

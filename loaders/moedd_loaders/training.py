@@ -14,8 +14,8 @@ from moedd_loaders.decode import decode_index
 from moedd_loaders.manifest import NoDecode
 
 if TYPE_CHECKING:
-    from moedd_loaders.distilled import ImageSource
     from moedd_loaders.read import StoredSet
+    from moedd_loaders.serving import ImageSource
 
 __all__ = ["TrainingRows", "training_rows"]
 

@@ -122,6 +122,23 @@ def test_batches_planned_ahead_notice_what_changes_in_between() -> None:
     assert torch.equal(torch.cat([x for x, _ in batches]), epoch(fresh)[0])
 
 
+def test_a_transform_may_be_set_later_as_long_as_it_can_come_first(toy: Path) -> None:
+    given, later = (load_distilled(toy, fuse="mixup", transform=t) for t in (torch.square, None))
+    later.transform = torch.square
+    for _ in range(2):
+        for (a, _), (b, _) in zip(given.batches(8), later.batches(8), strict=True):
+            assert torch.equal(a, b)
+    normalised = load_distilled(toy, normalize=True)
+    with pytest.raises(UsageError, match="normalised or in another dtype already"):
+        normalised.transform = torch.square
+    with pytest.raises(AttributeError):
+        normalised.normalize = False  # type: ignore[misc]
+    with_transform = load_distilled(toy, normalize=True, transform=torch.square)
+    with_transform.transform = None
+    for way in (with_transform.batches(30, shuffle=False), DataLoader(with_transform, 30)):
+        assert torch.equal(next(iter(way))[0], normalised.images)
+
+
 def test_labels_of_a_batch_are_their_own() -> None:
     ds = memory(24, fuse="mixup")
     for _, labels in ds.batches(8):
