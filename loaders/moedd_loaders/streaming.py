@@ -1,6 +1,6 @@
 """Sets too large for memory: images are read from the tars when they are needed.
 
-Labels, experts and where each row lies are held in memory (some 50 bytes per training image), of
+Labels, experts and where each row lies are held in memory (some 60 bytes per training image), of
 the pixels only a bounded cache. A training image costs one range of its tar, on disk or by HTTP
 range request, and so does its partner: any row of any expert is within reach, so draws are the same
 as those of the set in memory.

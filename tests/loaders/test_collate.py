@@ -67,7 +67,7 @@ def test_workers_and_epochs_draw_from_streams_of_their_own(context: str) -> None
         )
         return [lams(found) for _ in range(2)]
 
-    first = run(persistent=False)
+    first = run(persistent=context == "spawn")  # starting a process takes long
     # Batches 0 and 1 come from different workers, and the second epoch from new copies of both.
     parts = [tuple(lam % 1 for lam in epoch[at : at + 6]) for epoch in first for at in (0, 6)]
     assert len(set(parts)) == 4

@@ -133,6 +133,18 @@ def test_a_remote_index_is_kept_and_used(server: RangeServer, moedd_home: Path) 
     assert len(server.parts(".tar")) > walked
 
 
+def test_walking_a_tar_of_large_rows_jumps_over_the_pixels(tmp_path: Path) -> None:
+    source = make_source(2, (3, 80, 80))
+    rows = [make_rows(source, [4, 4], seed=seed) for seed in range(2)]
+    make_set(tmp_path / "wide", classes=2, shape=(3, 80, 80), experts=rows)
+    with serving(tmp_path) as server:
+        load_distilled(f"{server.url}/wide", streaming=True)
+        parts = server.parts(".tar")
+    size = sum(path.stat().st_size for path in (tmp_path / "wide").glob("webdataset/*.tar"))
+    assert len(parts) <= 2 * 16
+    assert sum(end - start for start, end in parts) < size / 8
+
+
 def test_the_cache_is_bounded(shelf: Path) -> None:
     ds = load_distilled(shelf / "toy", streaming=True, fuse="mixup")
     assert isinstance(ds.images, StreamedImages)
