@@ -83,7 +83,8 @@ class ExpertMix(torch.nn.Module):
     `collate_fn` (see `MixCollate`): workers and ranks draw from streams of their own.
 
     Args:
-        num_classes: number of classes; None if labels always come as (B, classes).
+        num_classes: number of classes; None if labels always come as (B, classes), or in a data
+            set, which knows.
         mode: "cross" (a partner of another expert, Eq. 4), "vanilla" (any partner, itself
             included, as in mixup), "same" (the same expert only), "none" (no mixing).
         op: "mixup"; "cutmix" (a box of the partner is pasted; lam is the area really kept);
@@ -98,7 +99,8 @@ class ExpertMix(torch.nn.Module):
         fallback: for rows with no possible partner: "error", "vanilla" (anybody), "none" (as is).
         generator: CPU generator, advanced by one number per call whatever the settings; without
             one, the module owns a generator seeded with 0. Choices are drawn on the host: the same
-            for CPU and GPU images. Never the global state.
+            for CPU and GPU images. Never the global state. In a DataLoader's workers its seed,
+            the worker and the worker's calls so far decide instead.
         off_epoch: nothing is mixed from this epoch (from 0) on, so that training ends on images as
             they are; labels stay float rows. Announce epochs with `set_epoch`; a data set counts
             for itself, sample by sample.
@@ -262,7 +264,8 @@ class ExpertMix(torch.nn.Module):
             epoch: of all rows, or (B,) of each; read only if there is an `off_epoch`.
         """
         rows = len(draws)
-        if self.mode == "none":
+        over = self.off_epoch is not None and bool(np.all(np.greater_equal(epoch, self.off_epoch)))
+        if self.mode == "none" or over:
             return unmixed(rows)
         partner, found = self._partners(draws, experts, classes, groups)
         weight = dirichlet(draws, self.alpha, 1 + len(partner)).astype(np.float32)

@@ -67,6 +67,8 @@ def test_a_transform_is_told_the_epoch() -> None:
         mixed, targets = other(images, labels, experts)
         assert torch.equal(mixed, images)
         assert torch.equal(targets, F.one_hot(labels, 3).float())
+    alone = mix(images[:1], labels[:1], experts[:1])  # no partner, and none needed any more
+    assert torch.equal(alone[0], images[:1])
     assert mix.settings()["off_epoch"] == 5
     assert "off_epoch" not in ExpertMix(3).settings()
     for call in (lambda: ExpertMix(3, off_epoch=-1), lambda: mix.set_epoch(-1)):
