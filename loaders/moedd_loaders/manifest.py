@@ -230,11 +230,7 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: Path | str) -> Manifest:
-    """The manifest in the bytes of a `moedd.json`; `path` says where it is, in messages.
-
-    Raises:
-        InvalidSetError: as `read_manifest`.
-    """
+    """A manifest from its bytes; `path` is what messages call it. Raises as `read_manifest`."""
     try:
         raw = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
