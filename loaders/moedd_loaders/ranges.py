@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +126,7 @@ class RemoteRanges:
         return -1 if told is None else int(told)
 
     def where(self, name: str) -> str:
-        return f"{self.address}/{name}"
+        return f"{_public(self.address)}/{name}"
 
     def _one(self, part: Part) -> bytes:
         name, start, end = part
@@ -155,7 +156,8 @@ class RemoteRanges:
                 self._files, self._root = url_to_fs(self.address)
             except (ImportError, ValueError) as error:
                 raise UsageError(
-                    f"'{self.address}' cannot be read here: {error}: give an https address, or "
+                    f"'{_public(self.address)}' cannot be read here: {error}: give an https "
+                    "address, or "
                     "download the set and load its folder"
                 ) from None
             self._root = self._root.rstrip("/")
@@ -173,17 +175,22 @@ class RemoteRanges:
                 status = getattr(error, "status", None)
                 if status in (401, 403) or isinstance(error, PermissionError):
                     raise AuthError(
-                        f"{self.where(name)} is not yours to read ({error}): log in, or ask for "
-                        "access"
+                        f"{self.where(name)} is not yours to read ({_public(str(error))}): log "
+                        "in, or ask for access"
                     ) from None
                 if pause is None or (status is not None and status < 500 and status != 429):
-                    reason = str(error) or type(error).__name__
+                    reason = _public(str(error)) or type(error).__name__
                     raise NetworkError(
                         f"{self.where(name)} could not be read: {reason}: check the network, or "
                         "download the set and load its folder"
-                    ) from error
+                    ) from None
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address, "_files": None, "_process": 0}
+
+
+def _public(text: str) -> str:
+    """Without the name and password that addresses in it may carry, on one line."""
+    return re.sub(r"://[^/@\s]*@", "://", " ".join(text.split()))

@@ -1,16 +1,18 @@
 """Where each row's exact pixels lie in the tars of a set, so that any row is one range away.
 
 Tars have no table of contents: the members' headers are walked once, from one to the next, without
-reading the pixels between them. A remote set's index is kept in `$MOEDD_HOME/cache/tar-index`,
-under the hash that the manifest gives the tar, and never gets stale.
+reading the pixels between them. A remote set's index is kept in `$MOEDD_HOME/cache/tar-index`, by
+the tar's address and the hash that the manifest gives it, so it never gets stale.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,9 @@ def index_shards(files: ByteRanges, shards: Sequence[Shard], pixel_bytes: int) -
 
 
 def _cached(files: ByteRanges, shard: Shard, pixel_bytes: int) -> Offsets:
-    path = home() / "cache" / "tar-index" / f"{shard.sha256}.npy"
+    # Both are part of the key: a set that claims another's hash cannot misplace that one's rows.
+    told = f"{files.where(shard.name)}\n{shard.sha256}"
+    path = home() / "cache" / "tar-index" / f"{sha256(told.encode()).hexdigest()}.npy"
     try:
         kept = np.load(path, allow_pickle=False)
         if kept.dtype == np.int64 and kept.shape == (len(shard.rows),):
@@ -163,7 +167,5 @@ def _member_size(header: bytes, name: str) -> int | None:
     wanted = name.encode()
     if header[:100].rstrip(b"\0") != wanted or header[156:157] not in (b"0", b"\0"):
         return None
-    try:
-        return int(header[124:136].rstrip(b"\0 "), 8)
-    except ValueError:
-        return None
+    digits = header[124:136].rstrip(b"\0 ")
+    return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else None

@@ -128,6 +128,9 @@ def test_a_remote_index_is_kept_and_used(server: RangeServer, moedd_home: Path) 
     assert len(kept) == 9
     load_distilled(f"{server.url}/toy", streaming=True)
     assert len(server.parts(".tar")) == walked
+    with serving(server.folder) as elsewhere:  # the same hashes at another address
+        load_distilled(f"{elsewhere.url}/toy", streaming=True)
+        assert len(elsewhere.parts(".tar")) == walked
     kept[0].write_bytes(b"nonsense")
     load_distilled(f"{server.url}/toy", streaming=True)
     assert len(server.parts(".tar")) > walked
@@ -216,6 +219,16 @@ def test_transient_faults_are_retried_and_others_said_in_one_sentence(
         load_distilled(f"{server.url}/toy", streaming=True, offline=True)
     with pytest.raises(UsageError, match="cannot be read here"):
         load_distilled("nosuch://place/toy", streaming=True)
+
+
+def test_passwords_in_addresses_are_never_shown(server: RangeServer) -> None:
+    address = server.url.replace("://", "://someone:secret@")
+    for faults in ([403] * 9, [500] * 9):
+        server.faults = faults
+        with pytest.raises((AuthError, NetworkError)) as caught:
+            load_distilled(f"{address}/toy", streaming=True)
+        assert "secret" not in str(caught.value)
+        assert caught.value.__cause__ is None
 
 
 def test_a_server_without_ranges_is_recognised_before_any_tar(server: RangeServer) -> None:
