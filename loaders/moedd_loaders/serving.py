@@ -39,8 +39,7 @@ class Serving:
     """
 
     finished: bool
-
-    images: Tensor | ImageSource
+    images: Any  # a tensor (N, C, H, W), or an `ImageSource` of a streamed set
     labels: Tensor
     soft_labels: Tensor | None
     classes: list[str]
