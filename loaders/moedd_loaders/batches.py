@@ -56,7 +56,8 @@ class Batches:
             )
         where = device or "cpu"
         try:
-            self._targets = dataset.served_targets.to(where)
+            self._source = dataset.served_targets
+            self._targets = self._source.to(where)
             images = dataset.images
             self._images = images.to(where) if isinstance(images, Tensor) else images
         except (AssertionError, NotImplementedError, RuntimeError) as error:
@@ -69,6 +70,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         dataset = self.dataset
+        if dataset.served_targets is not self._source:  # numbered anew by `align_to`
+            self._source, self._kept = dataset.served_targets, None
+            self._targets = self._source.to(self._targets.device)
         for index, images, labels in self._served(dataset.served_counts.next_pass()):
             if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
@@ -161,7 +165,8 @@ class Batches:
         """All that plans depend on, besides the counts."""
         mix = self.dataset.mix
         settings = () if mix is None else tuple(mix.settings().values())
-        return self.dataset.seed, self.dataset.served_counts.rank(), self._sizes(), settings
+        rank = self.dataset.served_counts.rank()
+        return self.dataset.seed, rank, self.shuffle, self._sizes(), settings
 
     def _plan(self, index: Ints, served: Ints) -> _Planned:
         plan, device = self.dataset.plan(index, served), self._targets.device

@@ -28,6 +28,16 @@ def test_labels_follow_the_names() -> None:
     assert [other[t] for _, labels in batches for t in labels.tolist()] == before
 
 
+@pytest.mark.parametrize("fuse", [None, "mixup"])
+def test_batches_made_before_follow_as_well(fuse: str | None) -> None:
+    ds, other = memory(fuse=fuse), memory(fuse=fuse)
+    batches = ds.batches(5, shuffle=False)
+    list(batches), epoch(other)
+    ds.align_to(["c", "b", "new", "a"])
+    labels = torch.cat([labels for _, labels in batches])
+    assert torch.equal(labels, epoch(other.align_to(["c", "b", "new", "a"]))[1])
+
+
 @pytest.mark.parametrize("same_class", [False, True])
 def test_fused_labels_follow_too(same_class: bool) -> None:
     order = ["b", "more", "c", "a"]
