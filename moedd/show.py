@@ -9,8 +9,10 @@ from moedd.experts import expert_class, method_names
 from moedd.tables import counted, records_table
 from moedd_loaders.manifest import (
     PREVIEW,
+    Diversity,
     ExpertEntry,
     Manifest,
+    Shuffled,
     TilesDecode,
     manifest_bytes,
     read_manifest,
@@ -35,6 +37,8 @@ def show_set(name: str, as_json: bool = False) -> None:
     for line in summary(manifest, found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(experts_table(manifest))
+    if manifest.diversity is not None and manifest.diversity.pairs:
+        console.print(pairs_table(manifest.diversity))
     records = read_records(manifest, found.folder)
     if records:
         console.print(records_table(records, counted(len(records), "record")))
@@ -56,19 +60,77 @@ def summary(manifest: Manifest, found: Resolved) -> list[str]:
         f"labels: {manifest.labels.kind}; pixels: unit space, float32, not clipped",
         f"evaluation: {_evaluation(manifest)}",
     ]
-    if manifest.diversity is not None:
-        d = manifest.diversity
-        lines.append(
-            f"diversity (squared distance correlation between experts): unbiased {d.unbiased:.3f}, "
-            f"biased {d.biased:.3f} of which {d.floor:.3f} is small-sample floor, CKA {d.cka:.3f}"
-        )
+    lines += diversity_lines(manifest)
     made = manifest.provenance
+    lines += [f"note: {note}" for note in made.notes]
     lines += [
         f"made by moedd {made.moedd}, torch {made.torch}, {made.device}, profile {made.profile}, "
         f"seed {made.seed}: {made.seconds / 60:.1f} min of matching",
         f"preview: {found.folder / PREVIEW}",
     ]
     return lines
+
+
+def diversity_lines(manifest: Manifest) -> list[str]:
+    """What the diversity report says, for a reader who has not met it before."""
+    d = manifest.diversity
+    if d is None:
+        alone = len(manifest.experts) < 2
+        return [] if alone else ["diversity between the experts: not measured for this set"]
+    lines = [
+        f"diversity (squared distance correlation between experts): unbiased {d.unbiased:.3f}, "
+        f"biased {d.biased:.3f} of which {d.floor:.3f} is small-sample floor, CKA {d.cka:.3f}"
+    ]
+    lines[0] += _compared(d)
+    if d.between is not None and d.within is not None:
+        lines.append(
+            f"  of the unbiased value, {d.between:.3f} comes from sharing the same classes and "
+            f"{d.within:.3f} from likeness inside of classes"
+        )
+    if (s := d.shuffled) is not None:
+        lines.append(
+            f"  shuffled baseline (rows paired at random, {s.orders} times): unbiased "
+            f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}, biased {s.biased:.3f} ± {s.biased_std:.3f}, "
+            f"CKA {s.cka:.3f} ± {s.cka_std:.3f}; {_verdict(d.unbiased, s)}"
+        )
+    return lines
+
+
+def _compared(d: Diversity) -> str:
+    layer = {"embedding": "features before the classifier", "logits": "logits"}.get(d.layer or "")
+    over = f", mean over {len(d.pairs)} pairs of experts" if d.pairs else ""
+    rows = f"; {d.rows} images of each" if d.rows else ""
+    return f"{over}{rows}{f', {layer}' if layer else ''}"
+
+
+def _verdict(unbiased: float, shuffled: Shuffled) -> str:
+    """How the unbiased value stands to its baseline, in words."""
+    distance = unbiased - shuffled.unbiased
+    spread = shuffled.unbiased_std
+    if abs(distance) <= 2 * spread:
+        return "within two standard deviations of it: not told apart from independent experts"
+    word = "above" if distance > 0 else "below"
+    times = f"{abs(distance) / spread:.0f} standard deviations " if spread else ""
+    return f"the experts' value is {times}{word} it"
+
+
+def pairs_table(diversity: Diversity) -> Table:
+    """One line per pair of experts."""
+    table = Table(title="diversity by pair of experts", title_justify="left")
+    table.add_column("experts")
+    for column in ("unbiased", "shuffled", "same classes", "inside classes", "biased", "floor"):
+        table.add_column(column, justify="right")
+    table.add_column("CKA", justify="right")
+    for pair in diversity.pairs:
+        s = pair.shuffled
+        cells = [
+            f"{pair.unbiased:.3f}",
+            f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}" if s else "",
+            *("" if part is None else f"{part:.3f}" for part in (pair.between, pair.within)),
+            *(f"{value:.3f}" for value in (pair.biased, pair.floor, pair.cka)),
+        ]
+        table.add_row(f"{pair.experts[0]}, {pair.experts[1]}", *cells)
+    return table
 
 
 def experts_table(manifest: Manifest) -> Table:

@@ -30,8 +30,10 @@ __all__ = [
     "Labels",
     "Manifest",
     "NoDecode",
+    "PairDiversity",
     "Part",
     "Provenance",
+    "Shuffled",
     "Source",
     "TilesDecode",
     "TrainedIn",
@@ -141,17 +143,62 @@ class Budget(_Model):
     label_bytes: int = Field(ge=0)
 
 
+class Shuffled(_Model):
+    """The values of a pair whose rows are in random order over all classes.
+
+    What nothing but chance gives: mean and standard deviation over `orders` orders.
+    """
+
+    biased: float
+    biased_std: float
+    unbiased: float
+    unbiased_std: float
+    cka: float
+    cka_std: float
+    orders: int = Field(ge=2)
+
+
+class PairDiversity(_Model):
+    """Dependence between two experts: squared distance correlation, its floor, linear CKA.
+
+    The unbiased value is the sum of `between` (what sharing the classes explains) and `within`
+    (what is left inside of classes).
+    """
+
+    experts: tuple[int, int]
+    biased: float
+    unbiased: float
+    floor: float
+    cka: float
+    between: float | None = None
+    within: float | None = None
+    shuffled: Shuffled | None = None
+
+
 class Diversity(_Model):
-    """Dependence between experts: squared distance correlation, its floor, linear CKA."""
+    """Dependence between experts, averaged over all pairs of them (see `PairDiversity`).
+
+    `pairs` holds each pair where there are several; `rows` is how many rows were compared and
+    `layer` whose features they were. Sets of earlier versions have the first four numbers only.
+    """
 
     biased: float
     unbiased: float
     floor: float
     cka: float
+    between: float | None = None
+    within: float | None = None
+    shuffled: Shuffled | None = None
+    pairs: list[PairDiversity] = []
+    rows: int | None = None
+    layer: str | None = None
 
 
 class Provenance(_Model):
-    """How, where and in how long the set was made (not part of any content hash)."""
+    """How, where and in how long the set was made (not part of any content hash).
+
+    `notes` say where an expert had to do with less than its method asks for.
+    """
 
     moedd: str = ""
     torch: str = ""
@@ -163,6 +210,7 @@ class Provenance(_Model):
     schedule_fraction: dict[str, Any] = {}
     peak_memory_bytes: int = 0
     losses: dict[str, Any] = {}
+    notes: list[str] = []
 
 
 class FileEntry(_Model):
