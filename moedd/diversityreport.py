@@ -5,8 +5,11 @@ classes. The biased value means nothing by itself: at a few images per class mos
 small-sample floor. So the unbiased value, the floor, and a baseline are reported with it: the same
 features with the rows of one side in a random order over all classes, many times, mean and spread.
 
-Two experts hold the same classes, and that alone makes their rows dependent. The unbiased value is
-therefore split into what the classes explain ("between") and what is left inside them ("within").
+Two experts hold the same classes, and that alone makes their rows dependent: averaged over pairings
+within classes, nothing else is left. Whether the k-th images of a class resemble each other, as
+where two experts started from the same ones, shows in the order they are stored in only. For that
+order the unbiased value is split into what the classes explain ("between", its mean over all
+pairings within classes) and what the order adds ("within").
 """
 
 from collections.abc import Sequence
@@ -17,11 +20,12 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from moedd import distcorr
 from moedd.diversity import DiversityConfig, Statistics, paired_features
 from moedd.streams import Streams
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import Diversity, PairDiversity, Shuffled
+
+Values = dict[str, float | None]
 
 DRAWS = 8
 """Pairings of rows within classes that are averaged per pair of experts: one alone moves the
@@ -45,10 +49,10 @@ def diversity_report(
     Args:
         features: per expert (n_e, d_e) float features of phi on its decoded images.
         labels: per expert (n_e,) int64.
-        streams: pair (i, j) draws from those of scope (i, j), "rows" and "shuffle": it does not
-            depend on which other experts there are.
-        config: `max_rows`, `normalize` and `layer` (for the record) count; rows are always
-            reshuffled, and every statistic is over all classes.
+        streams: pair (i, j) draws from those of scope (i, j), "rows", "shuffle" and "stored": it
+            does not depend on which other experts there are.
+        config: `max_rows`, `normalize` and `layer` (for the record) count; every statistic is over
+            all classes, whatever the diversity step minimised.
         draws, orders: pairings per pair of experts, and random orders of each (their product is at
             least 2).
 
@@ -64,19 +68,13 @@ def diversity_report(
             f"diversity_report was given features of {len(features)} expert(s) and labels of "
             f"{len(labels)}: pass one of each per expert"
         )
-    config = (config or DiversityConfig()).model_copy(update={"reshuffle": True})
+    config = config or DiversityConfig()
     pairs = []
     for i, j in combinations(range(len(features)), 2):
-        pair = _Pair((i, j))
-        own = streams.scope(i, j)
-        rows, shuffle = own.generator("rows"), own.generator("shuffle")
-        for _ in range(draws):
-            x, y, classes = paired_features(
-                features[i], labels[i], features[j], labels[j], rows, config
-            )
-            if len(x) < distcorr.MIN_ROWS_UNBIASED:
-                return None
-            pair.measure(x, y, classes, orders, shuffle)
+        sides = (features[i], labels[i], features[j], labels[j])
+        pair = _measured((i, j), sides, streams.scope(i, j), config, draws, orders)
+        if pair is None:
+            return None
         pairs.append(pair)
     return _report(pairs, config.layer) if pairs else None
 
@@ -86,25 +84,41 @@ class _Pair:
     """What was measured of one pair of experts: values per pairing, baselines per order."""
 
     experts: tuple[int, int]
-    values: list[dict[str, float]] = field(default_factory=list)
-    baseline: list[dict[str, float]] = field(default_factory=list)
-    rows: int = 0
+    rows: int
+    split: Values
+    values: list[Values] = field(default_factory=list)
+    baseline: list[Values] = field(default_factory=list)
 
-    def measure(
-        self, x: Tensor, y: Tensor, classes: Tensor, orders: int, shuffle: torch.Generator
-    ) -> None:
-        """Add one pairing and its random orders."""
-        pair = Statistics(x, y, classes)
-        between, within = pair.split()
-        more = {"floor": pair.floor(), "between": between, "within": within}
-        self.rows = pair.n
-        self.values.append({**_plain(pair), **{key: float(value) for key, value in more.items()}})
+
+def _measured(
+    experts: tuple[int, int],
+    sides: tuple[Tensor, Tensor, Tensor, Tensor],
+    streams: Streams,
+    config: DiversityConfig,
+    draws: int,
+    orders: int,
+) -> _Pair | None:
+    """One pair of experts; None where they have too few rows in common."""
+    plain = config.model_copy(update={"reshuffle": False})
+    as_stored = Statistics(*paired_features(*sides, streams.generator("stored"), plain))
+    if not as_stored.has_unbiased:
+        return None
+    between, within = map(float, as_stored.split())
+    found = _Pair(experts, as_stored.n, {"between": None, "within": None})
+    if as_stored.has_blocks:  # with one row per class, both are the same thing
+        found.split = {"between": between, "within": within}
+    random = config.model_copy(update={"reshuffle": True})
+    rows, shuffle = streams.generator("rows"), streams.generator("shuffle")
+    for _ in range(draws):
+        pair = Statistics(*paired_features(*sides, rows, random))
+        found.values.append({**_plain(pair), "floor": float(pair.floor())})
         for _ in range(orders):
-            order = torch.randperm(pair.n, generator=shuffle).to(x.device)
-            self.baseline.append(_plain(pair.in_order(order)))
+            order = torch.randperm(pair.n, generator=shuffle).to(pair.a.device)
+            found.baseline.append(_plain(pair.in_order(order)))
+    return found
 
 
-def _plain(pair: Statistics) -> dict[str, float]:
+def _plain(pair: Statistics) -> Values:
     return {
         "biased": float(pair.correlation(unbiased=False)),
         "unbiased": float(pair.correlation(unbiased=True)),
@@ -113,26 +127,39 @@ def _plain(pair: Statistics) -> dict[str, float]:
 
 
 def _report(pairs: Sequence[_Pair], layer: str) -> Diversity:
-    means = [_means(pair.values) for pair in pairs]
+    means = [_means(pair.values) | pair.split for pair in pairs]
     # The k-th orders of all pairs make one value of the mean over pairs, whose spread counts.
     together = [_means(rows) for rows in zip(*(pair.baseline for pair in pairs), strict=True)]
     listed = [
-        PairDiversity(experts=pair.experts, shuffled=_shuffled(pair.baseline), **mean)
+        PairDiversity.model_validate(
+            {
+                **mean,
+                "experts": pair.experts,
+                "shuffled": _shuffled(pair.baseline),
+                "rows": pair.rows,
+            }
+        )
         for pair, mean in zip(pairs, means, strict=True)
     ]
-    return Diversity(
-        **_means(means),
-        shuffled=_shuffled(together),
-        pairs=listed if len(listed) > 1 else [],
-        rows=min(pair.rows for pair in pairs),
-        layer=layer,
+    return Diversity.model_validate(
+        {
+            **_means(means),
+            "shuffled": _shuffled(together),
+            "pairs": listed if len(listed) > 1 else [],
+            "rows": min(pair.rows for pair in pairs),
+            "layer": layer,
+        }
     )
 
 
-def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: fmean(row[key] for row in rows) for key in rows[0]}
+def _means(rows: Sequence[Values]) -> Values:
+    """Means over rows by name; None where a row has none."""
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    known = {key: [v for v in values if v is not None] for key, values in columns.items()}
+    return {key: fmean(v) if len(v) == len(rows) else None for key, v in known.items()}
 
 
-def _shuffled(baseline: Sequence[dict[str, float]]) -> Shuffled:
-    spread = {f"{key}_std": stdev(row[key] for row in baseline) for key in baseline[0]}
-    return Shuffled(**_means(baseline), **spread, orders=len(baseline))
+def _shuffled(baseline: Sequence[Values]) -> Shuffled:
+    columns = {key: [v for row in baseline if (v := row[key]) is not None] for key in baseline[0]}
+    spread = {f"{key}_std": stdev(values) for key, values in columns.items()}
+    return Shuffled.model_validate({**_means(baseline), **spread, "orders": len(baseline)})

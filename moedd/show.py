@@ -77,53 +77,61 @@ def diversity_lines(manifest: Manifest) -> list[str]:
     if d is None:
         alone = len(manifest.experts) < 2
         return [] if alone else ["diversity between the experts: not measured for this set"]
+    s = d.shuffled
     lines = [
-        f"diversity (squared distance correlation between experts): unbiased {d.unbiased:.3f}, "
-        f"biased {d.biased:.3f} of which {d.floor:.3f} is small-sample floor, CKA {d.cka:.3f}"
+        "diversity of the experts (squared distance correlation between their images' features: "
+        f"1 the same, 0 independent{_compared(d)})",
+        f"  unbiased {d.unbiased:.3f}{_verdict(d.unbiased, s)}",
     ]
-    lines[0] += _compared(d)
     if d.between is not None and d.within is not None:
         lines.append(
-            f"  of the unbiased value, {d.between:.3f} comes from sharing the same classes and "
-            f"{d.within:.3f} from likeness inside of classes"
+            f"    sharing the same classes explains {d.between:.3f}; pairing the k-th images of "
+            f"a class, as they are stored, adds {d.within:.3f}"
         )
-    if (s := d.shuffled) is not None:
-        lines.append(
-            f"  shuffled baseline (rows paired at random, {s.orders} times): unbiased "
-            f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}, biased {s.biased:.3f} ± {s.biased_std:.3f}, "
-            f"CKA {s.cka:.3f} ± {s.cka_std:.3f}; {_verdict(d.unbiased, s)}"
-        )
-    return lines
+    biased, cka = (_chance(s.biased, s.biased_std), _chance(s.cka, s.cka_std)) if s else ("", "")
+    return [
+        *lines,
+        f"  biased {d.biased:.3f}, of which {d.floor:.3f} is small-sample floor{biased}",
+        f"  linear CKA {d.cka:.3f}{cka}",
+    ]
 
 
 def _compared(d: Diversity) -> str:
-    layer = {"embedding": "features before the classifier", "logits": "logits"}.get(d.layer or "")
-    over = f", mean over {len(d.pairs)} pairs of experts" if d.pairs else ""
-    rows = f"; {d.rows} images of each" if d.rows else ""
-    return f"{over}{rows}{f', {layer}' if layer else ''}"
+    over = f"; mean over {len(d.pairs)} pairs of experts" if d.pairs else ""
+    rows = f"; {d.rows}{' or more' if d.pairs else ''} images of each" if d.rows else ""
+    layer = {"embedding": "; features before the classifier", "logits": "; logits"}
+    return f"{over}{rows}{layer.get(d.layer or '', '')}"
 
 
-def _verdict(unbiased: float, shuffled: Shuffled) -> str:
-    """How the unbiased value stands to its baseline, in words."""
-    distance = unbiased - shuffled.unbiased
-    spread = shuffled.unbiased_std
+def _chance(mean: float, std: float) -> str:
+    return f"; rows paired at random: {mean:.3f} ± {std:.3f}"
+
+
+def _verdict(unbiased: float, s: Shuffled | None) -> str:
+    """How the unbiased value stands to the shuffled baseline, in words."""
+    if s is None:
+        return ""
+    told = f"{_chance(s.unbiased, s.unbiased_std)} ({s.orders} times)"
+    distance, spread = unbiased - s.unbiased, s.unbiased_std
     if abs(distance) <= 2 * spread:
-        return "within two standard deviations of it: not told apart from independent experts"
-    word = "above" if distance > 0 else "below"
-    times = f"{abs(distance) / spread:.0f} standard deviations " if spread else ""
-    return f"the experts' value is {times}{word} it"
+        return f"{told}, so they cannot be told from independent experts"
+    side = "more alike" if distance > 0 else "more unlike"
+    times = f", by {abs(distance) / spread:.0f} standard deviations" if spread else ""
+    return f"{told}, so they are {side} than chance{times}"
 
 
 def pairs_table(diversity: Diversity) -> Table:
     """One line per pair of experts."""
     table = Table(title="diversity by pair of experts", title_justify="left")
     table.add_column("experts")
-    for column in ("unbiased", "shuffled", "same classes", "inside classes", "biased", "floor"):
+    columns = ("images", "unbiased", "at random", "from classes", "from order")
+    for column in (*columns, "biased", "floor"):
         table.add_column(column, justify="right")
     table.add_column("CKA", justify="right")
     for pair in diversity.pairs:
         s = pair.shuffled
         cells = [
+            "" if pair.rows is None else str(pair.rows),
             f"{pair.unbiased:.3f}",
             f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}" if s else "",
             *("" if part is None else f"{part:.3f}" for part in (pair.between, pair.within)),

@@ -161,8 +161,10 @@ class Shuffled(_Model):
 class PairDiversity(_Model):
     """Dependence between two experts: squared distance correlation, its floor, linear CKA.
 
-    The unbiased value is the sum of `between` (what sharing the classes explains) and `within`
-    (what is left inside of classes).
+    Rows are paired at random within classes, many times. In the order they are stored in, the
+    unbiased value is `between` (what sharing the classes explains) plus `within` (what the order
+    adds: likeness of k-th image and k-th image); with one image per class nobody can tell. `rows`
+    is how many images of each expert were compared.
     """
 
     experts: tuple[int, int]
@@ -173,13 +175,14 @@ class PairDiversity(_Model):
     between: float | None = None
     within: float | None = None
     shuffled: Shuffled | None = None
+    rows: int | None = None
 
 
 class Diversity(_Model):
     """Dependence between experts, averaged over all pairs of them (see `PairDiversity`).
 
-    `pairs` holds each pair where there are several; `rows` is how many rows were compared and
-    `layer` whose features they were. Sets of earlier versions have the first four numbers only.
+    `pairs` holds each pair where there are several, `rows` is then the smallest of theirs; `layer`
+    says which features. Sets of earlier versions have the first four numbers only.
     """
 
     biased: float

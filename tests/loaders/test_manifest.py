@@ -68,7 +68,8 @@ def test_diversity_of_earlier_versions_and_all_of_it(raw: dict[str, Any], tmp_pa
     assert (read.unbiased, read.shuffled, read.pairs, read.rows) == (0.1, None, [], None)
     values = {key: 0.5 for name in ("biased", "unbiased", "cka") for key in (name, f"{name}_std")}
     shuffled = {**values, "orders": 64}
-    pair = {**first, "experts": [0, 1], "between": 0.1, "within": 0.0, "shuffled": shuffled}
+    pair: dict[str, Any] = {**first, "experts": [0, 1], "between": 0.1, "within": 0.0, "rows": 9}
+    pair["shuffled"] = shuffled
     raw["diversity"] = {
         **first,
         "shuffled": shuffled,

@@ -137,7 +137,8 @@ def test_between_is_the_mean_over_all_re_pairings_within_classes() -> None:
     found = report(sides)
     assert found.between == pytest.approx(np.mean(every), abs=1e-12)
     assert found.within is not None
-    assert found.between + found.within == pytest.approx(found.unbiased, abs=1e-12)
+    stored = float(dcor.u_distance_correlation_sqr(x, y))
+    assert found.between + found.within == pytest.approx(stored, abs=1e-12)
     assert abs(found.within) > 1e-4
 
 
@@ -156,14 +157,29 @@ def test_it_tells_label_structure_from_the_floor() -> None:
     assert report(sides) == found
 
 
-def test_likeness_inside_of_classes_shows_as_such() -> None:
+def test_likeness_of_the_kth_images_shows_in_the_order_they_are_stored_in() -> None:
+    """Experts that are alike image by image: random pairs do not show it, the stored order does."""
     x, labels = expert(10, 5, 8, seed=1)
     found = report([(x, labels), (2 * x + 1, labels)])
-    # Rows are re-paired within classes, so only shared structure can show, and there is little.
-    assert found.unbiased < 0.5
+    assert found.between is not None
+    assert found.within is not None
+    assert found.between + found.within == pytest.approx(1, abs=1e-12)
+    assert abs(found.unbiased - found.between) < 0.02
+    assert found.within > 0.9
+    other = report([(x, labels), expert(10, 5, 8, seed=2)])
+    assert other.within is not None
+    assert abs(other.within) < 0.1
+
+
+def test_with_one_image_per_class_the_value_is_not_split() -> None:
     alone = report([expert(20, 1, 8, seed=1)] * 2)
     assert alone.unbiased == pytest.approx(1, abs=1e-12)
-    assert (alone.within, alone.between) == (0, pytest.approx(1, abs=1e-12))
+    assert (alone.within, alone.between) == (None, None)
+    mixed = report([expert(20, ipc, 8, seed=ipc) for ipc in (1, 2, 3)])
+    assert mixed.within is None
+    assert [pair.within is None for pair in mixed.pairs] == [True, True, False]
+    assert [pair.rows for pair in mixed.pairs] == [20, 20, 40]
+    assert mixed.rows == 20
 
 
 def test_settings_of_the_loss_that_count() -> None:
