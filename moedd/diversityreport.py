@@ -106,7 +106,10 @@ def _measured(
     between, within = map(float, as_stored.split())
     found = _Pair(experts, as_stored.n, {"between": None, "within": None})
     if as_stored.has_blocks:  # with one row per class, both are the same thing
-        found.split = {"between": between, "within": within}
+        found.split["between"] = between
+        # Only where both have as many rows of a class does the k-th meet the k-th.
+        if torch.equal(sides[1].sort().values.cpu(), sides[3].sort().values.cpu()):
+            found.split["within"] = within
     random = config.model_copy(update={"reshuffle": True})
     rows, shuffle = streams.generator("rows"), streams.generator("shuffle")
     for _ in range(draws):

@@ -83,11 +83,12 @@ def diversity_lines(manifest: Manifest) -> list[str]:
         f"1 the same, 0 independent{_compared(d)})",
         f"  unbiased {d.unbiased:.3f}{_verdict(d.unbiased, s)}",
     ]
-    if d.between is not None and d.within is not None:
-        lines.append(
-            f"    sharing the same classes explains {d.between:.3f}; pairing the k-th images of "
-            f"a class, as they are stored, adds {d.within:.3f}"
-        )
+    if d.between is not None:
+        lines.append(f"    sharing the same classes explains {d.between:.3f}")
+        if d.within is not None:
+            lines[-1] += (
+                f"; pairing the k-th images of a class, as they are stored, adds {d.within:.3f}"
+            )
     biased, cka = (_chance(s.biased, s.biased_std), _chance(s.cka, s.cka_std)) if s else ("", "")
     return [
         *lines,

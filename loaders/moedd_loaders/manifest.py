@@ -163,8 +163,9 @@ class PairDiversity(_Model):
 
     Rows are paired at random within classes, many times. In the order they are stored in, the
     unbiased value is `between` (what sharing the classes explains) plus `within` (what the order
-    adds: likeness of k-th image and k-th image); with one image per class nobody can tell. `rows`
-    is how many images of each expert were compared.
+    adds: likeness of k-th image and k-th image). With one image per class nobody can tell them
+    apart, and with unequal numbers no k-th meets the k-th: None. `rows` is how many images of each
+    expert were compared.
     """
 
     experts: tuple[int, int]

@@ -175,11 +175,14 @@ def test_with_one_image_per_class_the_value_is_not_split() -> None:
     alone = report([expert(20, 1, 8, seed=1)] * 2)
     assert alone.unbiased == pytest.approx(1, abs=1e-12)
     assert (alone.within, alone.between) == (None, None)
-    mixed = report([expert(20, ipc, 8, seed=ipc) for ipc in (1, 2, 3)])
-    assert mixed.within is None
-    assert [pair.within is None for pair in mixed.pairs] == [True, True, False]
-    assert [pair.rows for pair in mixed.pairs] == [20, 20, 40]
-    assert mixed.rows == 20
+    mixed = report([expert(20, ipc, 8, seed=seed) for seed, ipc in enumerate((1, 2, 3, 3))])
+    assert (mixed.within, mixed.between) == (None, None)
+    rows = {pair.experts: pair.rows for pair in mixed.pairs}
+    assert [rows[0, 1], rows[1, 2], rows[2, 3], mixed.rows] == [20, 40, 60, 20]
+    # The k-th meets the k-th only where there are as many of each.
+    assert {pair.experts for pair in mixed.pairs if pair.within is not None} == {(2, 3)}
+    split = {pair.experts for pair in mixed.pairs if pair.between is not None}
+    assert split == {(1, 2), (1, 3), (2, 3)}
 
 
 def test_settings_of_the_loss_that_count() -> None:

@@ -31,6 +31,7 @@ from moedd.progress import Reporter
 from moedd.runstate import RunFolder
 from moedd.streams import Streams
 from moedd_loaders.errors import DivergedError, MoeddError, NonFiniteError, UsageError
+from moedd_loaders.manifest import read_manifest
 from moedd_loaders.validate import validate_set
 
 LR = {"idc": "lr_img", "idc_i": "lr_img", "mtt": "lr_img"}
@@ -161,6 +162,35 @@ def test_images_that_run_off_stop_the_run(method: str, size: str, home: Path) ->
         assert part in told.sentence, part
     assert not (home / "sets").exists()
     assert RunFolder(home / "runs" / name).checkpoint.exists()
+
+
+@pytest.mark.parametrize("setting", ["dc.lr_net", "dsa.lr_net", "mtt.step_size"])
+def test_a_network_that_runs_off_while_images_are_matched(setting: str, home: Path) -> None:
+    """The step size at fault is among those that the sentence names."""
+    name = f"digits-{setting.split('.')[0]}-1x2"
+    told = cli(*tiny_arguments(name, f"{setting}=1e30", *NO_STEP))
+    assert told.code == 1
+    for part in ("loss of expert 0", setting, "--overwrite", "snapshot"):
+        assert part in told.sentence, part
+    assert not (home / "sets").exists()
+
+
+def test_the_learned_step_size_cannot_run_off(home: Path) -> None:
+    """However large its own step: it changes by a tenth of itself at most."""
+    assert cli(*tiny_arguments("digits-mtt-1x2", "mtt.lr_lr=1e30", *NO_STEP)).code == 0
+    for entry in read_manifest(home / "sets" / "digits-mtt-1x2").experts:
+        assert entry.step_size is not None
+        assert 0.05 * 0.65 < entry.step_size < 0.05 * 1.5
+
+
+def test_nothing_is_left_where_timing_fails(home: Path) -> None:
+    arguments = [*tiny_arguments("digits-idm-1x2", "idm.lr=1e38"), "--max-hours", "0.0001"]
+    arguments.remove("--schedule")
+    arguments.remove("paper")
+    told = cli(*arguments)
+    assert told.code == 1
+    assert "of expert 0 (idm) is " in told.sentence
+    assert not list((home / "runs").iterdir())
 
 
 def test_a_smaller_step_size_starts_anew_as_advised(home: Path) -> None:
