@@ -242,6 +242,13 @@ def run_evaluate(
         reporter.say(
             "note: these real data are not, byte for byte, those that the set was made from"
         )
+    few = min(map(sum, zip(*(e.decoded_per_class for e in manifest.experts), strict=True)))
+    shaky = [net for net in nets if net.endswith("_bn")]
+    if shaky and few < 2:
+        reporter.say(
+            f"note: batch norm in {', '.join(shaky)} takes its statistics of {few} training image "
+            "per class: they are noise, and a network with instance norm says more"
+        )
     profile = choose_profile(profile_name or "auto")
     records = _run(stored, real, plan, profile, reporter, _records_folder(found))
     print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")

@@ -155,9 +155,18 @@ def _diversity(manifest: Manifest) -> str:
     d = manifest.diversity
     if d is None:
         return ""
+    s = d.shuffled
+    baseline = (
+        ""
+        if s is None
+        else (
+            f" With the rows paired at random ({s.orders} times) the unbiased value is "
+            f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}."
+        )
+    )
     return (
         "\n## Diversity of the experts\n\n"
         f"Squared distance correlation between experts: {d.unbiased:.3f} unbiased ({d.biased:.3f} "
         f"biased, where independent sets of this size give {d.floor:.3f}); linear CKA "
-        f"{d.cka:.3f}. Lower is more diverse.\n"
+        f"{d.cka:.3f}. Lower is more diverse.{baseline}\n"
     )

@@ -121,9 +121,11 @@ def test_many_steps_push_the_experts_apart(home: Path) -> None:
     assert values[-1] < values[0] - 0.02
 
 
-@pytest.mark.parametrize("within", ["pooled", "block"])
+@pytest.mark.parametrize("within", ["pooled", "block", "per_class", "partial"])
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 def test_every_form_of_the_loss(within: str, estimator: str, home: Path) -> None:
+    if (within, estimator) == ("partial", "biased"):
+        return  # refused, see test_diversity
     mixture = mixture_of(("idm", "idc"), home)
     config = DiversityConfig.model_validate({"within": within, "estimator": estimator})
     distances, row = moved(mixture, config)

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from moedd_loaders.decode import decode
-from moedd_loaders.manifest import Manifest, NoDecode, TilesDecode
+from moedd_loaders.manifest import Manifest, NoDecode, Shuffled, TilesDecode
 from moedd_publish.card import render_card
 
 
@@ -87,6 +87,21 @@ def test_source_and_counts_are_told(tmp_path: Path) -> None:
     assert "Licence of the source: **mit**" in body
     assert "6 images of (3, 8, 8)" in body
     assert "$" not in body
+
+
+def test_diversity_is_told_with_its_baseline_where_there_is_one(tmp_path: Path) -> None:
+    manifest = factories.make_set(tmp_path / "s")
+    plain = render_card(manifest)
+    assert "0.100 unbiased (0.800 biased" in plain
+    assert "paired at random" not in plain
+    assert manifest.diversity is not None
+    shuffled = Shuffled(
+        biased=0.7, biased_std=0.01, unbiased=0.002, unbiased_std=0.031, cka=0.2, cka_std=0.1,
+        orders=64,
+    )  # fmt: skip
+    diversity = manifest.diversity.model_copy(update={"shuffled": shuffled})
+    told = render_card(manifest.model_copy(update={"diversity": diversity}))
+    assert "paired at random (64 times) the unbiased value is 0.002 ± 0.031." in told
 
 
 def test_what_was_done_to_the_data_is_told(tmp_path: Path) -> None:
