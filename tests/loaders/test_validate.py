@@ -271,7 +271,8 @@ def reparquet(path: Path, column: str, change: Callable[[list[Any]], list[Any]])
         ("id", lambda v: v[::-1], "id is"),
         ("k", lambda v: [7] * len(v), "k is 7"),
         ("image", lambda v: [{**x, "bytes": repaint(x["bytes"])} for x in v], "the PNG is not"),
-        ("image", lambda v: [{"bytes": None, "path": "/a"}] * len(v), "bad PNG"),
+        ("image", lambda v: [{"bytes": None, "path": "/a"}] * len(v), "names the image file '/a'"),
+        ("image", lambda v: [{"bytes": None, "path": None}] * len(v), "bad PNG: no bytes"),
     ],
 )
 def test_parquet_rows_are_checked(
