@@ -262,7 +262,9 @@ def open_hub_splits(loaded: dict[str, Any], hub_id: str, spec: DataSpec | None) 
     return Opened("Hub data set", classes, rule, source(train_name), test, notes, hub_id=hub_id)
 
 
-def hub_items(table: Any, image: str, labels: list[int], where: str) -> Callable[[], Iterator[Item]]:
+def hub_items(
+    table: Any, image: str, labels: list[int], where: str
+) -> Callable[[], Iterator[Item]]:
     """Fresh passes over the encoded images of one split of a Hub data set."""
     import datasets
 

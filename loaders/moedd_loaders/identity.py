@@ -1,4 +1,4 @@
-"""Whether a set is the one that its manifest was published with: rows, rules, spaces, step sizes."""
+"""Whether a set is the one its manifest was published with: rows, rules, spaces, step sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a set may hold: paths stay inside, nothing is a link, nothing is unlisted or edited."""
+"""Which files a set may hold: inside of its folder, no links, none unlisted, none edited."""
 
 from __future__ import annotations
 
