@@ -6,6 +6,7 @@ same tensors back up to float32.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,11 +137,8 @@ def _from_zca(images: Tensor, said: Answers, place: str) -> Converted:
         whitening, rule = _read_whitening(Path(place).expanduser(), images[0].numel())
     else:
         whitening, rule = _fitted(said, place, shape)
-    exact = Whitening(
-        whitening.mean.double(),
-        whitening.matrix.double(),
-        torch.linalg.inv(whitening.matrix.double()),
-    )
+    matrix = whitening.matrix.double()
+    exact = Whitening(whitening.mean.double(), matrix, _inverse(matrix, rule))
     unit = exact.unit(images.double()).float()
     name, data = whitening.file()
     made = TrainedIn(space="zca", matrix=name)
@@ -160,10 +158,22 @@ def _read_whitening(path: Path, values: int) -> tuple[Whitening, str]:
         raise DataError(
             f"{path} holds {found}, expected mean ({values},) and matrix ({values}, {values})"
         )
-    matrix = tensors["matrix"].double()
-    if not bool(torch.isfinite(matrix).all()) or float(torch.linalg.cond(matrix)) > 1e6:
-        raise DataError(f"the matrix in {path} has no inverse: its pixels cannot be brought back")
-    return Whitening(tensors["mean"].float(), matrix.float()), f"the whitening in {path.name}"
+    whitening = Whitening(tensors["mean"].float(), tensors["matrix"].float())
+    return whitening, f"the whitening in {path.name}"
+
+
+def _inverse(matrix: Tensor, what: str) -> Tensor:
+    """The inverse of a (d, d) float64 matrix, if its product with the matrix is the identity."""
+    try:
+        inverse = torch.linalg.inv(matrix)
+        off = float((matrix @ inverse - torch.eye(len(matrix), dtype=matrix.dtype)).abs().max())
+    except torch.linalg.LinAlgError:
+        off = math.inf
+    if not off < 1e-6:
+        raise DataError(
+            f"{what} has no inverse, so its pixels cannot be brought back to unit space"
+        )
+    return inverse
 
 
 def _fitted(said: Answers, place: str, shape: tuple[int, int, int]) -> tuple[Whitening, str]:
