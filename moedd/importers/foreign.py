@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,7 +56,8 @@ def load_torch(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             _refuse_packed(path)
-            with torch.serialization.safe_globals(_scalars()):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_scalars()):
+                warnings.simplefilter("ignore")  # of protocols, to people who cannot change them
                 found = torch.load(file, map_location="cpu", weights_only=True)
     except DataError:
         raise
@@ -104,7 +106,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         raise
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # as above
         raise DataError(f"{path} is not an .npz file of plain arrays ({_first(error)})") from None
 
 

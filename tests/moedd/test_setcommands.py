@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,22 @@ def test_a_broken_set_has_exit_code_5(tmp_path: Path, moedd_home: Path) -> None:
     assert told.code == 5
     assert json.loads(told.out)["valid"] is False
     assert "distilled.safetensors" in json.loads(told.out)["fault"]
+
+
+@pytest.mark.parametrize("command", ["import", "merge", "export", "validate"])
+def test_help_does_not_wait_for_the_engine(command: str) -> None:
+    code = (
+        f"import sys; from moedd import cli; sys.argv = ['moedd', {command!r}, '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'numpy', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    made_by = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert made_by.returncode == 0, made_by.stderr
+    assert "--json" in made_by.stdout
 
 
 def test_imported_and_merged_sets_are_evaluated(tmp_path: Path, moedd_home: Path) -> None:

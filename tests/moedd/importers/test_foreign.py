@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -260,6 +262,29 @@ def test_arrays_of_objects_are_refused(tmp_path: Path, witness: Path) -> None:
     with pytest.raises(DataError, match=r"is not an \.npz file of plain arrays"):
         load_npz(tmp_path / "x.npz")
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "npz"])
+def test_damage_at_random_is_always_one_sentence(tmp_path: Path, kind: str, seed: int) -> None:
+    """Whatever a broken file leads the readers to, it is told as wrong data, or it still reads."""
+    dice = random.Random(seed)
+    path = tmp_path / "x"
+    content = {"data": [[releasefactories.pixels(1, (1, 2, 2)), releasefactories.by_class(2, 1)]]}
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    elif kind == "npz":
+        path = tmp_path / "x.npz"
+        np.savez_compressed(path, images=np.zeros((3, 4)), labels=np.arange(3))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    data = bytearray(path.read_bytes())
+    for _ in range(dice.choice([1, 2, 20])):
+        data[dice.randrange(len(data))] = dice.randrange(256)
+    path.write_bytes(data)
+    load = {"pickle": load_pickle, "npz": load_npz}.get(kind, load_torch)
+    with contextlib.suppress(DataError):
+        load(path)
 
 
 def test_an_archive_that_unpacks_to_too_much(
