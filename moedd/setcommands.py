@@ -12,7 +12,8 @@ from moedd.importers.answers import refusal
 from moedd.importers.released import Released
 from moedd.tables import counted, print_usage
 from moedd_loaders.errors import InvalidSetError, MoeddWarning
-from moedd_loaders.manifest import Manifest
+from moedd_loaders.manifest import Manifest, read_manifest
+from moedd_loaders.read import read_tensors
 from moedd_loaders.resolve import home, resolve
 from moedd_loaders.validate import validate_set
 from moedd_publish.export import export_set
@@ -118,16 +119,22 @@ def run_export(
 def run_validate(name: str, *, as_json: bool) -> None:
     """`moedd validate`: the gate, with exit code 5 where a set does not pass."""
     found = resolve(name)
+    # A copy of a set elsewhere holds its manifest and tensors, no more.
+    here = found.origin in ("folder", "home", "bundled")
     try:
-        manifest = validate_set(found.folder)
+        if here:
+            manifest = validate_set(found.folder)
+        else:
+            manifest = read_tensors(found.folder, read_manifest(found.folder)).manifest
     except InvalidSetError as error:
         if as_json:
             _print_json({"folder": str(found.folder), "valid": False, "fault": str(error)})
         raise
     if as_json:
-        _print_json({**_summary(found.folder, manifest), "valid": True})
-    else:
-        print(f"{manifest.name} is valid ({found}): content {manifest.content_sha256[:12]}")
+        _print_json({**_summary(found.folder, manifest), "valid": True, "whole": here})
+        return
+    part = "" if here else " (manifest and tensors; its other files are not here)"
+    print(f"{manifest.name} is valid{part} ({found}): content {manifest.content_sha256[:12]}")
 
 
 def _summary(folder: Path, manifest: Manifest) -> dict[str, Any]:

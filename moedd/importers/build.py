@@ -14,7 +14,7 @@ from moedd import __version__
 from moedd.datatable import DATA
 from moedd.importers.answers import Answers, Question, Settled, questions, refusal, settle
 from moedd.importers.choice import Choice
-from moedd.importers.classes import Named, name_classes, told_classes
+from moedd.importers.classes import Named, class_file, name_classes, told_classes
 from moedd.importers.detect import read_release
 from moedd.importers.labels import soft_rows
 from moedd.importers.released import Released
@@ -85,57 +85,95 @@ def import_release(
         ConflictError: a set of that name exists and `overwrite` is not set.
     """
     opened = opened or open_release(request)
-    released, said = opened.released, request.said
     if opened.asked or opened.named is None:
         raise refusal(request.address, opened.asked)
-    settled = settle(released, said)
-    converted = convert(released.images, said)
-    step_size = _step_size(released, said)
-    labels = opened.named.labels(released.labels)
-    soft = None
-    if labels.dim() == 2:
-        assert settled.soft_labels is not None
-        soft = soft_rows(labels, settled.soft_labels)
-    hard = labels.argmax(1) if labels.dim() == 2 else labels
-    name = _name(request, settled, hard, len(opened.named.classes))
-    folder = sets / name
+    meaning = _Meaning(request, opened.released, opened.named)
+    folder = sets / meaning.name
     check_target(folder, overwrite)
-    order = torch.sort(hard, stable=True).indices
-    record = _record(released, said, settled, opened.named, converted)
+    record = meaning.record()
     manifest = write_set(
         folder,
-        name=name,
-        source=_source(request, released, opened.named, converted, record),
-        experts=[
-            ExpertRows(
-                method=settled.method,
-                config={"imported": record},
-                part=Part(rule="unknown"),
-                decode=settled.decode,
-                trained_in=converted.trained_in,
-                step_size=step_size,
-                images=converted.images[order].contiguous(),
-                labels=hard[order],
-                files=converted.files,
-            )
-        ],
-        evaluation={"protocol": _protocol(settled.method, step_size)},
+        name=meaning.name,
+        source=_source(request, opened.released, opened.named, meaning.converted, record),
+        experts=[meaning.rows(record)],
+        evaluation={"protocol": _protocol(meaning.settled.method, meaning.step_size)},
         diversity=None,
-        provenance=Provenance(
-            moedd=__version__,
-            torch=str(torch.__version__),
-            device="unknown",
-            profile="unknown",
-            seed=None,
-            seconds=None,
-        ),
+        provenance=_PROVENANCE,
         recipe={"imported": [record]},
-        soft_labels=None if soft is None else soft[order].contiguous(),
+        soft_labels=meaning.soft,
         overwrite=overwrite,
     )
     validate_set(folder)
-    warnings = (converted.warning,) if converted.warning else ()
-    return Imported(folder, manifest, record, warnings)
+    warning = meaning.converted.warning
+    return Imported(folder, manifest, record, (warning,) if warning else ())
+
+
+_PROVENANCE = Provenance(
+    moedd=__version__,
+    torch=str(torch.__version__),
+    device="unknown",
+    profile="unknown",
+    seed=None,
+    seconds=None,
+)
+"""What is known of how somebody else made a set."""
+
+
+class _Meaning:
+    """A release with everything settled: pixels in unit space, labels, rows ordered by class."""
+
+    def __init__(self, request: Request, released: Released, named: Named) -> None:
+        self.released, self.named, self.said = released, named, request.said
+        self.settled = settle(released, request.said)
+        self.converted = convert(released.images, request.said)
+        self.step_size = _step_size(released, request.said)
+        labels = named.labels(released.labels)
+        hard = labels.argmax(1) if labels.dim() == 2 else labels
+        self.order = torch.sort(hard, stable=True).indices
+        self.labels = hard[self.order]
+        soft = None
+        if self.settled.soft_labels is not None:
+            soft = soft_rows(labels, self.settled.soft_labels)
+        self.soft = None if soft is None else soft[self.order].contiguous()
+        self.name = _name(request, self.settled, hard, len(named.classes))
+
+    def rows(self, record: dict[str, Any]) -> ExpertRows:
+        return ExpertRows(
+            method=self.settled.method,
+            config={"imported": record},
+            part=Part(rule="unknown"),
+            decode=self.settled.decode,
+            trained_in=self.converted.trained_in,
+            step_size=self.step_size,
+            images=self.converted.images[self.order].contiguous(),
+            labels=self.labels,
+            files=self.converted.files,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Everything about the import, as plain values for the manifest."""
+        found = self.released.detected
+        rule = self.settled.decode
+        concluded: dict[str, Any] = {
+            "method": self.settled.method,
+            "space": self.converted.trained_in.space,
+            "space_rule": self.converted.rule,
+            "decode": "none",
+            "class_order": self.named.rule,
+        }
+        if isinstance(rule, TilesDecode):
+            concluded["decode"] = f"{rule.factor}x{rule.factor} {rule.order}"
+        if self.settled.soft_labels is not None:
+            concluded["soft_labels"] = self.settled.soft_labels
+        if found["order"] == "mixed":
+            concluded["order"] = "sorted by class, otherwise in the order of the file"
+        return {
+            "format": self.released.format,
+            "files": self.released.files,
+            "detected": found,
+            "said": _told(self.said),
+            "concluded": concluded,
+        }
 
 
 def _step_size(released: Released, said: Answers) -> float | None:
@@ -176,38 +214,12 @@ def _name(request: Request, settled: Settled, labels: Tensor, classes: int) -> s
     return name
 
 
-def _record(
-    released: Released, said: Answers, settled: Settled, named: Named, converted: Converted
-) -> dict[str, Any]:
-    """Everything about an import, as plain values for the manifest."""
-    found = released.detected
-    rule = settled.decode
-    tiles = isinstance(rule, TilesDecode)
-    concluded: dict[str, Any] = {
-        "method": settled.method,
-        "space": converted.trained_in.space,
-        "space_rule": converted.rule,
-        "decode": f"{rule.factor}x{rule.factor} {rule.order}" if tiles else "none",  # type: ignore[union-attr]
-        "class_order": named.rule,
-    }
-    if settled.soft_labels is not None:
-        concluded["soft_labels"] = settled.soft_labels
-    if found["order"] == "mixed":
-        concluded["order"] = "sorted by class, otherwise in the order of the file"
-    return {
-        "format": released.format,
-        "files": released.files,
-        "detected": found,
-        "said": _told(said),
-        "concluded": concluded,
-    }
-
-
 def _told(said: Answers) -> dict[str, Any]:
     """What was said; of paths the last part only, which tells nothing about somebody's disk."""
     plain = said.plain()
-    if "classes" in plain and Path(plain["classes"]).expanduser().is_file():
-        plain["classes"] = Path(plain["classes"]).name
+    listed = class_file(plain.get("classes", ""))
+    if listed is not None:
+        plain["classes"] = listed.name
     space, colon, place = plain.get("space", "").partition(":")
     if colon and space == "zca":
         plain["space"] = f"zca:{Path(place).name}"

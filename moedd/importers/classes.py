@@ -13,7 +13,7 @@ from moedd.importers.answers import Answers
 from moedd.importers.released import Released
 from moedd_loaders.errors import DataError, UsageError
 
-__all__ = ["Named", "name_classes", "told_classes"]
+__all__ = ["Named", "class_file", "name_classes", "told_classes"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def told_classes(said: Answers) -> tuple[tuple[str, ...], str] | None:
         raise UsageError(f"--data {said.data} given, did you mean {said.data.lower()}?")
     if said.classes is None:
         return None if spec is None else (spec.classes, f"as in moedd's table for {spec.name}")
-    file = Path(said.classes).expanduser()
-    if file.is_file():
+    file = class_file(said.classes)
+    if file is not None:
         try:
             lines = file.read_text("utf-8").splitlines()
         except UnicodeDecodeError:
@@ -68,6 +68,14 @@ def told_classes(said: Answers) -> tuple[tuple[str, ...], str] | None:
             "leave --data out, or give its classes"
         )
     return names, "as told with --classes"
+
+
+def class_file(text: str) -> Path | None:
+    """The file that an answer names; None where it is a list, which may be too long for a path."""
+    try:
+        return path if (path := Path(text).expanduser()).is_file() else None
+    except OSError:
+        return None
 
 
 def name_classes(released: Released, told: tuple[tuple[str, ...], str] | None) -> Named | None:

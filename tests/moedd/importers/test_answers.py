@@ -166,6 +166,14 @@ def test_cifar100_has_two_pairs_of_constants_in_use(tmp_path: Path) -> None:
         assert entry.trained_in.mean == list(DATA[name].mean)
 
 
+def test_a_long_list_of_classes_is_no_path(tmp_path: Path) -> None:
+    path = made.make_dc(tmp_path, [made.pixels(100)], made.by_class(100, 1), method="DC")
+    names = DATA["cifar100"].classes
+    request = Request(str(path), Answers(space="unit", classes=",".join(names)), Choice(), "x")
+    manifest = import_release(request, tmp_path / "s").manifest
+    assert manifest.classes == list(names)
+
+
 def test_grey_data_do_not_fit_colour_names(tmp_path: Path) -> None:
     path = made.make_dc(tmp_path, [made.pixels(10, (1, 8, 8))], made.by_class(10, 1), method="DC")
     refused(tmp_path, path, "images have 3 channels, and these have 1", space="unit",

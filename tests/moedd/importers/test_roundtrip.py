@@ -103,11 +103,15 @@ def test_soft_labels(tmp_path: Path) -> None:
             torch.testing.assert_close(back.softmax(1), labels.softmax(1))
 
 
-def test_idc_and_kip_leave_as_tensors(tmp_path: Path) -> None:
+def test_idc_idm_and_kip_leave_as_tensors(tmp_path: Path) -> None:
     idc = taken(tmp_path, made.make_idc(tmp_path), "idc", method="idc", space="unit", decode="2",
                 classes=NAMES)  # fmt: skip
     export_set(idc.folder, tmp_path / "idc", "ddranking", space="trained")
     assert torch.equal(load(tmp_path / "idc" / "images.pt"), made.pixels() * 0.3 + 0.5)
+    idm = taken(tmp_path, made.make_idm(tmp_path), "idm", **NORMALIZED, decode="2")
+    (file,) = [p for p in export_set(idm.folder, tmp_path / "idm", "dc") if p.suffix == ".pt"]
+    assert file.name == "res_IDM_UNKNOWN_unknown_2ipc.pt"
+    near(load(file)["data"][0][0], made.pixels())
     kip = taken(tmp_path, made.make_kip(tmp_path), "kip", **NORMALIZED)
     export_set(kip.folder, tmp_path / "kip", "ddranking", space="trained")
     near(load(tmp_path / "kip" / "images.pt"), made.pixels())
