@@ -27,6 +27,7 @@ from moedd_loaders.names import SetName, is_slug, parse_name
 from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import Record, append_records, read_records
 from moedd_loaders.resolve import Resolved, home, resolve
+from moedd_loaders.validate import validate_set
 from moedd_publish.write import check_target
 
 DEFAULT_SCHEDULE = "short"
@@ -196,7 +197,9 @@ def run_evaluate(
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
-    manifest = read_manifest(found.folder)
+    # A copy of a set elsewhere holds only what training needs: `read_tensors` checks that.
+    here = found.origin in ("folder", "home", "bundled")
+    manifest = validate_set(found.folder) if here else read_manifest(found.folder)
     settings = _evaluation_settings(manifest, protocol)
     set_recipe(manifest, settings.protocol)  # refused before anything is read
     stored = read_tensors(found.folder, manifest)
@@ -238,7 +241,9 @@ def run_evaluate(
     )
     reporter = Reporter()
     reporter.say(f"evaluating {manifest.name} ({found})")
-    if real.fingerprint != manifest.source.fingerprint:
+    if not manifest.source.fingerprint:
+        reporter.say("note: the very data that the set was made from are not known")
+    elif real.fingerprint != manifest.source.fingerprint:
         reporter.say(
             "note: these real data are not, byte for byte, those that the set was made from"
         )

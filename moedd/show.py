@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moedd.experts import expert_class, method_names
+from moedd.origin import made_by
 from moedd.tables import counted, records_table
 from moedd_loaders.manifest import (
     PREVIEW,
@@ -64,8 +65,7 @@ def summary(manifest: Manifest, found: Resolved) -> list[str]:
     made = manifest.provenance
     lines += [f"note: {note}" for note in made.notes]
     lines += [
-        f"made by moedd {made.moedd}, torch {made.torch}, {made.device}, profile {made.profile}, "
-        f"seed {made.seed}: {made.seconds / 60:.1f} min of matching",
+        made_by(made),
         f"preview: {found.folder / PREVIEW}",
     ]
     return lines

@@ -208,8 +208,8 @@ class Provenance(_Model):
     torch: str = ""
     device: str = "cpu"
     profile: str = ""
-    seed: int = 0
-    seconds: float = 0.0
+    seed: int | None = 0
+    seconds: float | None = 0.0
     iterations: dict[str, Any] = {}
     schedule_fraction: dict[str, Any] = {}
     peak_memory_bytes: int = 0
