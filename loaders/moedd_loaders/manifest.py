@@ -39,6 +39,7 @@ __all__ = [
     "TrainedIn",
     "manifest_bytes",
     "parquet_path",
+    "parse_manifest",
     "read_manifest",
     "tar_path",
 ]
@@ -270,13 +271,20 @@ def read_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InvalidSetError(
             f"{folder} holds no {MANIFEST}: it is not a set, or its writing was never finished"
         ) from None
     except IsADirectoryError:
         raise InvalidSetError(f"{path} is a folder, expected a JSON file") from None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """A manifest from its bytes; `path` is what messages call it. Raises as `read_manifest`."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidSetError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -308,7 +316,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (text + "\n").encode()
 
 
-def _check_schema(path: Path, schema: Any) -> None:
+def _check_schema(path: Path | str, schema: Any) -> None:
     match = re.fullmatch(r"moedd/(\d+)(?:\.\d+)*", schema) if isinstance(schema, str) else None
     if match is None:
         raise InvalidSetError(f"{path} has schema {schema!r}, expected '{SCHEMA}'")
