@@ -63,7 +63,8 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         normalize: subtract `mean`, divide by `std`; after `transform`.
         seed: of the fusion, and of the order of `batches()`.
         manifest: of the set, if there is one.
-        origin: where the set was found: "folder", "home" or "bundled"; "memory" without a set.
+        origin: where the set was found: "folder", "home", "bundled", "hub", "url"; "memory"
+            without a set.
 
     Attributes (besides these arguments): `targets` (list of int), `class_to_idx`, `mix`
     (the `ExpertMix`, or None).
@@ -306,20 +307,24 @@ def load_distilled(
     verify: bool = True,
     offline: bool | None = None,
 ) -> DistilledDataset:
-    """Load a distilled set by name or folder.
+    """Load a distilled set by name, folder or address.
 
     Args:
         name: a folder that holds a set, or the name of a set in `$MOEDD_HOME/sets` or of a bundled
-            one, looked up in this order.
+            one, looked up in this order; "ns/name" or "ns/name@revision" on the Hub; "s3://..." or
+            another URL that fsspec reads.
         fuse, transform, target_transform, normalize, seed: see `DistilledDataset`; in short, fuse
             is None, "none", "mixup" (across experts), "vanilla", "same", "cutmix", "dirichlet".
         experts: ids of the experts to load; all by default.
         decode: False gives stored images as they are, undecoded tiles included.
         verify: compare the file's sha256 with the manifest.
-        offline: never use the network; sets on this machine never do.
+        offline: for sets that are not on this machine: True takes the copy fetched before and
+            never uses the network, None does so where the network fails, False never.
 
     Raises:
         SetNotFoundError: no such set; says where it looked.
+        AuthError, NetworkError, ConflictError: a set on the Hub that is private or gated, that
+            cannot be reached, or whose tag was moved.
         InvalidSetError: the set is damaged, edited, or of a newer format.
         UsageError: wrong arguments, such as `fuse="mixup"` with a single expert.
     """
@@ -327,8 +332,7 @@ def load_distilled(
     from moedd_loaders.read import read_tensors
     from moedd_loaders.resolve import resolve
 
-    del offline  # every set that `resolve` finds is on this machine
-    found = resolve(name)
+    found = resolve(name, offline=offline)
     manifest = read_manifest(found.folder)
     chosen = _chosen(experts, [entry.id for entry in manifest.experts], manifest.name)
     stored = read_tensors(found.folder, manifest, verify)
