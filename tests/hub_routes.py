@@ -309,9 +309,8 @@ def _commit(request: Request) -> Answer:
     pull_request = request.flag("create_pr")
     repo = _repo(request, write=not pull_request)
     who = request.store.account(request.token)
-    assert who is not None or pull_request
-    if who is None:
-        raise Refused(401, "Invalid username or password.")
+    if who is None or who.role != "write":
+        raise Refused(403 if who else 401, "a write token is needed to propose a change")
     try:
         lines = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The clients of the Hub in a test: caches of their own, no waiting, logged in as whom one likes."""
+"""The clients of the Hub in a test: own caches, no waiting, logged in as whom one likes."""
 
 from __future__ import annotations
 

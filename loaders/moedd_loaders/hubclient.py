@@ -115,9 +115,12 @@ def explain(
     doing: str,
     repo_id: str,
     endpoint: str | None = None,
-    kind: str = "data set",
+    writing: bool = False,
 ) -> MoeddError | None:
     """The one sentence for an error met while `doing` ("fetching a/b"); None if it is a fault.
+
+    With `writing`, a repository that is not found is a matter of permission: the Hub hides those
+    that a token may not see.
 
     Raise it `from None`: answers of a server may hold anything, and a traceback would show them.
     """
@@ -138,7 +141,7 @@ def explain(
         return NetworkError(f"{doing} needs the network and HF_HUB_OFFLINE is set: unset it")
     status = status_of(root)
     if status is not None:
-        return _explain_status(root, status, doing, repo_id, url, kind)
+        return _explain_status(root, status, doing, repo_id, url, writing)
     if "xet" in str(root).lower() and isinstance(root, (ConnectionError, OSError, RuntimeError)):
         return NetworkError(
             f"the Hub's Xet storage cannot be used while {doing}: try again with --no-xet "
@@ -153,7 +156,7 @@ def explain(
 
 
 def _explain_status(
-    root: BaseException, status: int, doing: str, repo_id: str, url: str, kind: str
+    root: BaseException, status: int, doing: str, repo_id: str, url: str, writing: bool
 ) -> MoeddError | None:
     from huggingface_hub import errors
 
@@ -164,7 +167,7 @@ def _explain_status(
             "then run it again"
         )
     if isinstance(root, errors.RevisionNotFoundError):
-        return SetNotFoundError(f"the {kind} {repo_id} has no such revision{said}")
+        return SetNotFoundError(f"{repo_id} has no such revision{said}")
     if status == 401 and not isinstance(root, errors.RepositoryNotFoundError):
         return AuthError(
             f"the Hub does not accept your token while {doing}: log in again with "
@@ -172,8 +175,10 @@ def _explain_status(
         )
     if status == 401 or (status == 404 and isinstance(root, errors.RepositoryNotFoundError)):
         hint = _LOG_IN if status == 401 else "check the account you are logged in with"
-        missing = f"there is no {kind} {repo_id} at {url}, or it is private: check the name, {hint}"
-        return AuthError(missing) if status == 401 else SetNotFoundError(missing)
+        missing = (
+            f"there is no data set {repo_id} at {url}, or it is private: check the name, {hint}"
+        )
+        return AuthError(missing) if status == 401 or writing else SetNotFoundError(missing)
     if status in (402, 403):
         return AuthError(
             f"the Hub refuses {doing} ({status}): your token needs the right to write to "

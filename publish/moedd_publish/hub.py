@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from moedd_loaders.errors import AuthError, ConflictError, NetworkError
+from moedd_loaders.errors import ConflictError, NetworkError
 from moedd_loaders.hubclient import is_transient, status_of
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.validate import validate_set
@@ -103,9 +103,9 @@ def push_to_hub(
             hub.create(options.private)
             remote = hub.read(options.branch)
             if not remote.exists:
-                raise AuthError(
-                    f"{hub.repo_id} exists and your token may not see it: choose another name, or "
-                    "log in with an account that may"
+                raise ConflictError(
+                    f"the Hub says that {hub.repo_id} exists, but does not show it to you: choose "
+                    "another name, or log in with an account that may see it"
                 )
         _check_visibility(remote, options, hub.url)
         return _publish(hub, local, remote, options, say)

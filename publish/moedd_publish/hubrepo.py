@@ -52,7 +52,7 @@ class HubRepo:
         try:
             yield
         except Exception as error:
-            found = explain(error, doing, self.repo_id, self.endpoint)
+            found = explain(error, doing, self.repo_id, self.endpoint, writing=True)
             if found is None and isinstance(error, ValueError) and "README.md" in str(error):
                 said = " ".join(masked(str(error)).split()).rstrip(".")
                 found = InvalidSetError(f"the Hub refuses the card of {self.repo_id}: {said}")
@@ -208,14 +208,22 @@ class HubRepo:
                     self.say,
                 )
             except Exception as error:
+                there = self._tagged(name)
+                if there == commit:  # only the answer was lost
+                    return
                 if status_of(error) != 409:
                     raise
-                there = {ref.name: ref.target_commit for ref in self._refs().tags}.get(name)
-                if there != commit:
-                    raise ConflictError(
-                        f"{self.repo_id} is published at {commit[:12]}, but the tag {name} is at "
-                        f"{(there or 'another commit')[:12]}: give another --tag"
-                    ) from None
+                raise ConflictError(
+                    f"{self.repo_id} is published at {commit[:12]}, but the tag {name} is at "
+                    f"{(there or 'another commit')[:12]}: give another --tag"
+                ) from None
+
+    def _tagged(self, name: str) -> str | None:
+        """The commit of a tag; None if there is none, or if that cannot be found out."""
+        try:
+            return {ref.name: ref.target_commit for ref in self._refs().tags}.get(name)
+        except Exception:
+            return None
 
     def collect(self, collection: str) -> None:
         """Put the repository into a collection."""
