@@ -253,17 +253,16 @@ def _preupload(request: Request) -> Answer:
     return _json({"files": answers, "commitOid": commit.oid})
 
 
-def _lfs_repo(request: Request) -> Repo:
-    kind, namespace, name = (
-        ["models", *request.parts] if len(request.parts) == 6 else request.parts
-    )[:3]
-    who = request.store.account(request.token)
-    return request.store.repo(kind, f"{namespace}/{name.removesuffix('.git')}", who, write=True)
-
-
 def _lfs_batch(request: Request) -> Answer:
-    repo = _lfs_repo(request)
+    parts = request.parts if request.parts[0] in KINDS else ["models", *request.parts]
+    kind, namespace, name = parts[:3]
+    who = request.store.account(request.token)
     body = request.json()
+    # Whoever proposes a change names no branch, and needs no right to write to one.
+    own = "ref" in body
+    repo = request.store.repo(kind, f"{namespace}/{name.removesuffix('.git')}", who, write=own)
+    if who is None or who.role != "write":
+        raise Refused(403 if who else 401, "a write token is needed to upload")
     if body.get("operation") != "upload" or body.get("hash_algo") != "sha256":
         raise Refused(422, "only uploads of sha256 objects")
     objects = []
@@ -298,7 +297,7 @@ def _lfs_put(request: Request) -> Answer:
 def _lfs_verify(request: Request) -> Answer:
     _, kind, namespace, name, oid = request.parts
     who = request.store.account(request.token)
-    repo = request.store.repo(kind, f"{namespace}/{name}", who, write=True)
+    repo = request.store.repo(kind, f"{namespace}/{name}", who)
     body = request.json()
     if body["oid"] != oid or len(repo.objects.get(oid, b"")) != body["size"]:
         raise Refused(404, "object was not uploaded")
