@@ -41,7 +41,7 @@ def run_push_to_hub(
         shown = _planned(remote, plan, options)
         print(json.dumps(shown, indent=1) if as_json else _plan_text(remote, plan, options))
         return
-    bars = not silent and Console(stderr=True).is_terminal
+    bars = not silent and terminal()
     pushed = push_to_hub(found.folder, repo_id, replace(options, bars=bars), say)
     if as_json:
         print(json.dumps(_pushed(pushed), indent=1))
@@ -76,6 +76,11 @@ def run_pull(
     print(f"folder:  {fetched.folder}")
     print(f"load it (always this commit: {pinned}):")
     print(usage_lines(str(to) if to else str(wanted), len(manifest.experts)))
+
+
+def terminal() -> bool:
+    """Whether a person watches standard error."""
+    return Console(stderr=True).is_terminal
 
 
 def without_xet() -> None:

@@ -18,7 +18,7 @@ _CODES = {401: None, 403: None, 404: "RepoNotFound"}
 class Fault:
     """One fault: it hits requests of `route` from the `after`-th on, at most `times` (None: all).
 
-    `echo` puts the caller's Authorization header into the answer's message.
+    `echo` puts the caller's Authorization header into the answer's body.
     """
 
     route: str
@@ -77,12 +77,11 @@ class Faults:
         return None
 
 
-def answer(fault: Fault, authorization: str | None) -> tuple[int, str, str | None]:
-    """Status, message and error code of a fault that is a status."""
+def answer(fault: Fault, authorization: str | None) -> tuple[int, str, str | None, str]:
+    """Status, message, error code, and what else the body says, of a fault that is a status."""
     status = int(fault.kind)
-    message = f"injected {status}"
-    if status == 401:
-        message = "Invalid credentials in Authorization header"
-    if fault.echo:
-        message += f" (you sent: {authorization})"
-    return status, message, _CODES.get(status)
+    message = (
+        "Invalid credentials in Authorization header" if status == 401 else f"injected {status}"
+    )
+    echo = f" (you sent: {authorization})" if fault.echo else ""
+    return status, message, _CODES.get(status), message + echo

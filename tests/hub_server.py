@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self, body)
         status, headers, data = 500, {}, b""
         if fault is not None and fault.kind.isdigit():
-            status, message, code = answer(fault, self.headers.get("Authorization"))
-            headers, data = _error(Refused(status, message, code))
+            status, message, code, said = answer(fault, self.headers.get("Authorization"))
+            headers, data = _error(Refused(status, message, code, error=said))
         else:
             try:
                 status, headers, data = hub_routes.serve(route, request)
