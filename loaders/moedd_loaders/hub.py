@@ -72,7 +72,10 @@ def fetch(name: HubName, *, offline: bool | None = None, endpoint: str | None = 
     """
     from huggingface_hub import constants
 
-    known = _cached(name)
+    try:
+        known = _cached(name)
+    except ValueError as error:
+        raise _explained(error, name, endpoint) from None
     if known and _COMMIT.fullmatch(name.revision) and not _missing(known):
         return known
     if offline or (offline is None and constants.HF_HUB_OFFLINE):

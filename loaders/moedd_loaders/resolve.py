@@ -22,7 +22,7 @@ __all__ = ["Resolved", "bundled_names", "home", "known_names", "resolve"]
 _MANIFEST = "moedd.json"
 _BUNDLED = Path(__file__).parent / "bundled"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@.+)?")
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@.*)?")
 _PLACES = {"folder": "folder", "home": "your set", "bundled": "bundled set"}
 
 
