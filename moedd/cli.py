@@ -321,6 +321,30 @@ def push_to_hub(
 
 
 @app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="A set: its folder or name.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://..., gs://..., file://...")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence of the source data: an identifier or a link."),
+    ] = None,
+    set_version: Annotated[
+        str | None, typer.Option("--set-version", help="Publish as this version, X.Y.Z.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace other images, as a higher version.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="A file of further benchmark records.")
+    ] = None,
+) -> None:
+    """Publish a set at any address that fsspec writes to; load it by the same address."""
+    from moedd.hubcommands import run_push
+
+    run_push(name, url, licence=licence, version=set_version, overwrite=overwrite, results=results)
+
+
+@app.command()
 def pull(
     name: Annotated[str, typer.Argument(metavar="REPO_ID[@REV]", help="A set on the Hub.")],
     to: Annotated[

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from moedd.progress import Reporter
 from moedd.tables import counted, usage_lines
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import read_manifest
@@ -15,6 +16,7 @@ from moedd_loaders.resolve import resolve
 from moedd_publish.contents import chosen_formats
 from moedd_publish.hub import Pushed, PushOptions, plan_push, push_to_hub
 from moedd_publish.hubplan import Plan, Remote
+from moedd_publish.shelf import push_to_url
 
 
 def run_push_to_hub(
@@ -47,6 +49,49 @@ def run_push_to_hub(
         print(json.dumps(_pushed(pushed), indent=1))
     elif not quiet:
         print(_pushed_text(pushed, len(read_manifest(found.folder).experts)))
+
+
+def run_push(
+    name: str,
+    url: str,
+    *,
+    licence: str | None,
+    version: str | None,
+    overwrite: bool,
+    results: Path | None,
+) -> None:
+    """`moedd push`: publish a set at an address that fsspec writes to."""
+    if "://" not in url:
+        raise UsageError(
+            f"'{url}' is no address such as s3://bucket/name: for the Hub it is moedd push-to-hub"
+        )
+    found = resolve(name)
+    reporter = Reporter()
+    reporter.say(f"publishing {found}")
+    begun: list[int] = []
+
+    def told(path: str, done: int, total: int) -> None:
+        if not begun:
+            begun.append(total)
+            reporter.begin("uploading", total)
+        reporter.step(done, path)
+
+    try:
+        made = push_to_url(
+            found.folder, url, version=version, licence=licence, overwrite=overwrite,
+            results=results, on_file=told,
+        )  # fmt: skip
+    finally:
+        reporter.end()
+    if not made.changed:
+        print(f"{url}: already published as version {made.version}; nothing was changed")
+        return
+    print(f"published: {url} (version {made.version}); every checksum agrees")
+    print(
+        f"files:     {len(made.written)} sent, {len(made.deleted)} deleted, "
+        f"{len(made.unchanged)} unchanged"
+    )
+    print(f"load it:\n{usage_lines(url, len(read_manifest(found.folder).experts))}")
 
 
 def run_pull(

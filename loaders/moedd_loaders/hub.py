@@ -13,7 +13,6 @@ from pathlib import Path
 
 from moedd_loaders.errors import (
     ConflictError,
-    InvalidSetError,
     MoeddError,
     MoeddWarning,
     NetworkError,
@@ -23,7 +22,7 @@ from moedd_loaders.errors import (
     nearest,
 )
 from moedd_loaders.hubclient import explain, masked, patient, retried
-from moedd_loaders.manifest import MANIFEST, Manifest, read_manifest
+from moedd_loaders.manifest import MANIFEST, read_manifest, tensor_files
 
 __all__ = ["Fetched", "HubName", "fetch", "parse_hub_name"]
 
@@ -124,7 +123,7 @@ def _download(name: HubName, commit: str, endpoint: str | None) -> Fetched:
         manifest = Path(_file(name, MANIFEST, name.revision, endpoint))
         if manifest.parent.name != commit:  # moved between two requests
             manifest = Path(_file(name, MANIFEST, commit, endpoint))
-        for path in _wanted(read_manifest(manifest.parent)):
+        for path in tensor_files(read_manifest(manifest.parent)):
             _file(name, path, commit, endpoint)
     except MoeddError:
         raise
@@ -142,17 +141,6 @@ def _file(name: HubName, path: str, revision: str, endpoint: str | None) -> str:
         )
 
 
-def _wanted(manifest: Manifest) -> list[str]:
-    """The tensors of a set. Names come from the Hub: none may leave the folder."""
-    found = [path for path in manifest.files if path.startswith("tensors/")]
-    for path in found:
-        if not re.fullmatch(r"tensors/[\w+-][\w.+-]*", path):
-            raise InvalidSetError(
-                f"{MANIFEST} of {manifest.name} lists {path!r}, expected tensors/NAME"
-            )
-    return found
-
-
 def _cached(name: HubName) -> Fetched | None:
     """What the cache has of the revision, as it was when it was last fetched."""
     from huggingface_hub import try_to_load_from_cache
@@ -168,7 +156,7 @@ def _cached(name: HubName) -> Fetched | None:
 
 def _missing(fetched: Fetched) -> list[str]:
     """Tensors that the cache lacks: a download was cut off."""
-    wanted = _wanted(read_manifest(fetched.folder))
+    wanted = tensor_files(read_manifest(fetched.folder))
     return [path for path in wanted if not (fetched.folder / path).is_file()]
 
 

@@ -37,8 +37,10 @@ __all__ = [
     "TrainedIn",
     "manifest_bytes",
     "parquet_path",
+    "parse_manifest",
     "read_manifest",
     "tar_path",
+    "tensor_files",
 ]
 
 MANIFEST = "moedd.json"
@@ -218,13 +220,20 @@ def read_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InvalidSetError(
             f"{folder} holds no {MANIFEST}: it is not a set, or its writing was never finished"
         ) from None
     except IsADirectoryError:
         raise InvalidSetError(f"{path} is a folder, expected a JSON file") from None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """A manifest from its bytes; `path` is what messages call it. Raises as `read_manifest`."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidSetError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -256,7 +265,22 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (text + "\n").encode()
 
 
-def _check_schema(path: Path, schema: Any) -> None:
+def tensor_files(manifest: Manifest) -> list[str]:
+    """Paths of the files that reading a set needs besides the manifest.
+
+    Raises:
+        InvalidSetError: one would lie outside of tensors/ (the manifest may come from anywhere).
+    """
+    found = [path for path in manifest.files if path.startswith("tensors/")]
+    for path in found:
+        if not re.fullmatch(r"tensors/[\w+-][\w.+-]*", path):
+            raise InvalidSetError(
+                f"{MANIFEST} of {manifest.name} lists {path!r}, expected tensors/NAME"
+            )
+    return found
+
+
+def _check_schema(path: Path | str, schema: Any) -> None:
     match = re.fullmatch(r"moedd/(\d+)(?:\.\d+)*", schema) if isinstance(schema, str) else None
     if match is None:
         raise InvalidSetError(f"{path} has schema {schema!r}, expected '{SCHEMA}'")

@@ -23,6 +23,7 @@ _MANIFEST = "moedd.json"
 _BUNDLED = Path(__file__).parent / "bundled"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@.*)?")
+_HUB_URL = "hf://datasets/"
 _PLACES = {"folder": "folder", "home": "your set", "bundled": "bundled set"}
 
 
@@ -75,6 +76,8 @@ def resolve(name: str | os.PathLike[str], *, offline: bool | None = None) -> Res
     text = os.fspath(name)
     if not text.strip():
         raise UsageError("the name of the set is empty: give the name of a set or its folder")
+    if text.startswith(_HUB_URL):
+        return _on_hub(text.removeprefix(_HUB_URL), offline)
     if _SCHEME.match(text):
         from moedd_loaders.shelf import fetch_url
 

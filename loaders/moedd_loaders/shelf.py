@@ -7,7 +7,6 @@ what was fetched once is not fetched again, and is found without a network.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -24,7 +23,7 @@ from moedd_loaders.errors import (
     UsageError,
     from_oserror,
 )
-from moedd_loaders.manifest import MANIFEST, Manifest, read_manifest
+from moedd_loaders.manifest import MANIFEST, parse_manifest, tensor_files
 
 __all__ = ["explain_shelf", "fetch_url", "open_shelf", "shelf_folder"]
 
@@ -106,45 +105,24 @@ def explain_shelf(error: Exception, url: str, doing: str) -> Exception:
 
 
 def _copy(system: Any, path: str, url: str, place: Path, described: bytes) -> Path:
-    """The set of this manifest in a folder of its own; the newest one is named by `current`."""
+    """The set of this manifest in a folder of its own; `current` names the newest one."""
+    manifest = parse_manifest(described, f"{url}/{MANIFEST}")
     folder = place / hashlib.sha256(described).hexdigest()[:16]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).is_file():
-            _put(folder / f"{MANIFEST}.part", described)
-            manifest = _manifest_of(described, folder, url)
-            for name in _tensors(manifest):
-                target = folder / name
-                if target.is_file() and target.stat().st_size == manifest.files[name].size:
-                    continue
-                _put(target, system.cat_file(f"{path}/{name}"))
-            os.replace(folder / f"{MANIFEST}.part", folder / MANIFEST)
+            for name in tensor_files(manifest):
+                data = system.cat_file(f"{path}/{name}")
+                if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+                    raise InvalidSetError(
+                        f"{url}/{name} is not the file of its manifest (sha256 differs): it was "
+                        "damaged, or is being replaced just now"
+                    )
+                _put(folder / name, data)
+            _put(folder / MANIFEST, described)
         _put(place / "current", folder.name.encode())
     except Exception as error:
         raise explain_shelf(error, url, f"fetching {url}") from None
     return folder
-
-
-def _manifest_of(described: bytes, folder: Path, url: str) -> Manifest:
-    try:
-        json.loads(described)
-    except ValueError:
-        raise InvalidSetError(f"{MANIFEST} at {url} is not JSON") from None
-    part = folder / "checked"
-    _put(part / MANIFEST, described)
-    try:
-        return read_manifest(part)
-    finally:
-        (part / MANIFEST).unlink()
-        part.rmdir()
-
-
-def _tensors(manifest: Manifest) -> list[str]:
-    found = [name for name in manifest.files if name.startswith("tensors/")]
-    for name in found:
-        if not re.fullmatch(r"tensors/[\w+-][\w.+-]*", name):
-            raise InvalidSetError(f"{MANIFEST} lists {name!r}, expected tensors/NAME")
-    return found
 
 
 def _known(place: Path) -> Path | None:

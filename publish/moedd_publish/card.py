@@ -42,12 +42,14 @@ def render_card(
     records: Sequence[Record] = (),
     repo_id: str | None = None,
     formats: Sequence[str] = FORMATS,
+    place: str | None = None,
 ) -> str:
     """The whole README.md of a set.
 
     Args:
         records: benchmark records to show.
-        repo_id: where the set is published; None for a set on disk ("path/to/NAME").
+        repo_id: where the set is published on the Hub; None for a set elsewhere.
+        place: what loads it; `repo_id`, or "path/to/NAME", by default.
         formats: the containers that are there.
     """
     import yaml  # here, as machines that only distil may lack it
@@ -58,7 +60,10 @@ def render_card(
         allow_unicode=True,
         default_flow_style=False,
     )
-    return f"---\n{front}---\n{_fill('card.md', _words(manifest, records, repo_id, formats))}"
+    words = _words(manifest, records, repo_id, formats)
+    if place is not None:
+        words["place"] = place
+    return f"---\n{front}---\n{_fill('card.md', words)}"
 
 
 def card_metadata(

@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import sha1, sha256
 from pathlib import Path
 
-from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.errors import ConflictError, UsageError, unknown
 from moedd_loaders.manifest import (
     CHECKSUMS,
     MANIFEST,
@@ -27,6 +27,7 @@ __all__ = [
     "MUTABLE",
     "PAYLOAD",
     "Item",
+    "check_replacement",
     "chosen_formats",
     "for_publication",
     "items",
@@ -136,6 +137,44 @@ def version_key(version: str) -> tuple[int, ...]:
 def same_images(one: Manifest, other: Manifest) -> bool:
     """Whether two sets are the same in every payload file."""
     return one.files == other.files and one.training_sha256 == other.training_sha256
+
+
+def check_replacement(
+    where: str, local: Manifest, made: Manifest, published: Manifest, overwrite: bool
+) -> None:
+    """Whether a set may take the place of the one that is published at `where`.
+
+    Args:
+        local: the set on disk. made: its manifest as it would go out. published: what is there.
+
+    Raises:
+        ConflictError: other images are there, and `overwrite` or a higher version is missing.
+    """
+    old, new = published.version, made.version
+    before = _key(old)
+    if same_images(local, published):
+        if version_key(new) < before:
+            raise ConflictError(f"{where} is at version {old} already, above {new}")
+        return
+    bump = f"--set-version {before[0]}.{before[1] + 1}.0"
+    if not overwrite:
+        raise ConflictError(
+            f"{where} holds other images as version {old}: give --overwrite {bump} to publish "
+            "these instead, or choose another name"
+        )
+    if version_key(new) <= before:
+        raise ConflictError(
+            f"{where} holds other images as version {old} and these are {new}, expected a higher "
+            f"version: give {bump}"
+        )
+
+
+def _key(published: str) -> tuple[int, ...]:
+    """Of a version that somebody else wrote."""
+    try:
+        return version_key(published)
+    except UsageError:
+        return (0, 0, 0)
 
 
 def items(

@@ -17,10 +17,10 @@ from moedd_publish.contents import (
     MUTABLE,
     PAYLOAD,
     Item,
+    check_replacement,
     for_publication,
     items,
     same_images,
-    version_key,
 )
 from moedd_publish.results import merged
 
@@ -169,31 +169,7 @@ def _check_overwrite(local: Local, remote: Remote, manifest: Manifest, overwrite
                 "choose another name, or give --overwrite to put the set in its place"
             )
         return
-    old, new = published.version, manifest.version
-    before = _key(old)
-    if same_images(local.manifest, published):
-        if version_key(new) < before:
-            raise ConflictError(f"{remote.repo_id} is at version {old} already, above {new}")
-        return
-    bump = f"--set-version {before[0]}.{before[1] + 1}.0"
-    if not overwrite:
-        raise ConflictError(
-            f"{remote.repo_id} holds other images as version {old}: give --overwrite {bump} to "
-            "publish these instead, or choose another name"
-        )
-    if version_key(new) <= before:
-        raise ConflictError(
-            f"{remote.repo_id} holds other images as version {old} and these are {new}, expected a "
-            f"higher version: give {bump}"
-        )
-
-
-def _key(published: str) -> tuple[int, ...]:
-    """Of a version that somebody else wrote."""
-    try:
-        return version_key(published)
-    except UsageError:
-        return (0, 0, 0)
+    check_replacement(remote.repo_id, local.manifest, manifest, published, overwrite)
 
 
 def check_options(card_only: bool, overwrite: bool, create_pr: bool, revision: str | None) -> None:
