@@ -364,6 +364,46 @@ def pull(
     run_pull(name, offline=offline, as_json=as_json, to=to, endpoint=endpoint)
 
 
+@app.command()
+def leaderboard(
+    hub: Annotated[bool, typer.Option("--hub", help="Sets on the Hub (tag moedd).")] = False,
+    local: Annotated[
+        Path | None, typer.Option("--local", help="Sets in this folder (default: yours, bundled).")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Only sets of this data.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Only sets of so many images per class.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="A network, name or budget.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--push-space", metavar="REPO_ID", help="Publish it as a Space.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Distilled data sets",
+    endpoint: Annotated[
+        str | None, typer.Option(help="Another Hub (default: HF_ENDPOINT).")
+    ] = None,
+) -> None:
+    """Compare the benchmark records of many sets, recipe by recipe."""
+    from moedd.boardcommand import run_leaderboard
+
+    run_leaderboard(
+        hub=hub,
+        local=local,
+        data=data,
+        budget=budget,
+        sort=sort,
+        as_csv=as_csv,
+        as_json=as_json,
+        html=html,
+        space=space,
+        title=title,
+        endpoint=endpoint,
+    )
+
+
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
     """`64` or `48x64` (height x width); anything else is a UsageError."""
     if text is None:

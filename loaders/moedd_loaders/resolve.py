@@ -16,7 +16,7 @@ from typing import Literal
 from moedd_loaders.errors import SetNotFoundError, UsageError, nearest
 from moedd_loaders.names import is_slug
 
-__all__ = ["Resolved", "bundled_names", "home", "known_names", "resolve"]
+__all__ = ["Resolved", "bundled_folders", "bundled_names", "home", "known_names", "resolve"]
 
 # Spelled out, not imported from manifest.py: finding a set must not cost the import of pydantic.
 _MANIFEST = "moedd.json"
@@ -54,6 +54,11 @@ def home() -> Path:
 def bundled_names() -> list[str]:
     """Names of the sets that ship with this package."""
     return _sets_in(_BUNDLED)
+
+
+def bundled_folders() -> list[Path]:
+    """Folders of the sets that ship with this package."""
+    return [_BUNDLED / name for name in bundled_names()]
 
 
 def known_names() -> list[str]:

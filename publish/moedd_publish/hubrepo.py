@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -27,13 +27,17 @@ _PULLS_READ = 10  # newest pull requests that are compared with what is to be pr
 
 
 class HubRepo:
-    """The repository `repo_id` of data at `endpoint` (default: HF_ENDPOINT's).
+    """The repository `repo_id` of data (or a static Space) at `endpoint` (default: HF_ENDPOINT's).
 
     `say` is told what is tried again. A bare name belongs to the account of the token.
     """
 
     def __init__(
-        self, repo_id: str, endpoint: str | None = None, say: Callable[[str], None] = print
+        self,
+        repo_id: str,
+        endpoint: str | None = None,
+        say: Callable[[str], None] = print,
+        kind: Literal["dataset", "space"] = "dataset",
     ) -> None:
         from huggingface_hub import HfApi
 
@@ -41,10 +45,11 @@ class HubRepo:
         self.api = HfApi(endpoint=endpoint_url(endpoint))
         self.repo_id = repo_id
         self.say = say
+        self.kind = kind
 
     @property
     def url(self) -> str:
-        return f"{self.api.endpoint}/datasets/{self.repo_id}"
+        return f"{self.api.endpoint}/{self.kind}s/{self.repo_id}"
 
     @contextmanager
     def asking(self, doing: str) -> Iterator[None]:
@@ -75,7 +80,10 @@ class HubRepo:
 
         with self.asking(f"reading {self.repo_id}"):
             try:
-                info = retried(lambda: self.api.dataset_info(self.repo_id, timeout=30), self.say)
+                info = retried(
+                    lambda: self.api.repo_info(self.repo_id, repo_type=self.kind, timeout=30),
+                    self.say,
+                )
             except RepositoryNotFoundError as error:
                 if isinstance(error, GatedRepoError):
                     raise
@@ -91,7 +99,7 @@ class HubRepo:
                 files=files,
                 manifest=self.manifest(head) if head and MANIFEST in files else None,
                 card=self._text(CARD, head) if head and CARD in files else None,
-                records=self._records(head) if head and RESULTS in files else (),
+                records=self.records(head) if head and RESULTS in files else (),
                 tags={ref.name: ref.target_commit for ref in refs.tags},
                 branches=tuple(branches),
             )
@@ -100,7 +108,7 @@ class HubRepo:
         """Every file at a revision, as the Hub describes it: size and hashes."""
         with self.asking(f"reading {self.repo_id}"), patient():
             tree = self.api.list_repo_tree(
-                self.repo_id, recursive=True, revision=revision, repo_type="dataset"
+                self.repo_id, recursive=True, revision=revision, repo_type=self.kind
             )
             return {entry.path: entry for entry in tree if hasattr(entry, "size")}
 
@@ -115,6 +123,16 @@ class HubRepo:
         except (InvalidSetError, EntryNotFoundError):
             return None
 
+    def records(self, revision: str) -> list[Record]:
+        """The benchmark records at a commit, without lines that are none: not ours to mend."""
+        found = []
+        for line in self._text(RESULTS, revision).splitlines():
+            try:
+                found.append(Record.model_validate_json(line))
+            except (ValidationError, json.JSONDecodeError):
+                continue
+        return found
+
     def fetch(self, path: str, revision: str) -> Path:
         """One file at a commit, in the client's cache."""
         with self.asking(f"fetching {path} of {self.repo_id}"):
@@ -122,11 +140,12 @@ class HubRepo:
 
     def create(self, private: bool | None) -> None:
         """Make the repository; `private` None leaves the choice to the account's own rule."""
+        sdk = "static" if self.kind == "space" else None
         with self.asking(f"creating {self.repo_id}"):
             try:
                 retried(
                     lambda: self.api.create_repo(
-                        self.repo_id, repo_type="dataset", private=private
+                        self.repo_id, repo_type=self.kind, private=private, space_sdk=sdk
                     ),
                     self.say,
                 )
@@ -139,7 +158,7 @@ class HubRepo:
         with self.asking(f"creating the branch {name} of {self.repo_id}"):
             retried(
                 lambda: self.api.create_branch(
-                    self.repo_id, branch=name, revision=start, repo_type="dataset", exist_ok=True
+                    self.repo_id, branch=name, revision=start, repo_type=self.kind, exist_ok=True
                 ),
                 self.say,
             )
@@ -160,7 +179,7 @@ class HubRepo:
             self.api.preupload_lfs_files(
                 self.repo_id,
                 additions=additions,
-                repo_type="dataset",
+                repo_type=self.kind,
                 revision=revision,
                 create_pr=create_pr,
                 free_memory=False,
@@ -183,7 +202,7 @@ class HubRepo:
                 parent_commit=parent,
                 revision=revision,
                 create_pr=create_pr,
-                repo_type="dataset",
+                repo_type=self.kind,
             )
 
     def proposed(self, plan: Plan) -> tuple[str, str] | None:
@@ -203,7 +222,7 @@ class HubRepo:
             try:
                 retried(
                     lambda: self.api.create_tag(
-                        self.repo_id, tag=name, revision=commit, repo_type="dataset"
+                        self.repo_id, tag=name, revision=commit, repo_type=self.kind
                     ),
                     self.say,
                 )
@@ -231,7 +250,7 @@ class HubRepo:
             try:
                 retried(
                     lambda: self.api.add_collection_item(
-                        collection, self.repo_id, "dataset", exists_ok=True
+                        collection, self.repo_id, self.kind, exists_ok=True
                     ),
                     self.say,
                 )
@@ -246,7 +265,7 @@ class HubRepo:
     def _refs(self, pulls: bool = False) -> Any:
         return retried(
             lambda: self.api.list_repo_refs(
-                self.repo_id, repo_type="dataset", include_pull_requests=pulls
+                self.repo_id, repo_type=self.kind, include_pull_requests=pulls
             ),
             self.say,
         )
@@ -259,7 +278,7 @@ class HubRepo:
                 lambda: hf_hub_download(
                     self.repo_id,
                     path,
-                    repo_type="dataset",
+                    repo_type=self.kind,
                     revision=revision,
                     endpoint=self.endpoint,
                 ),
@@ -270,16 +289,6 @@ class HubRepo:
 
     def _text(self, path: str, revision: str) -> str:
         return self._file(path, revision).read_text("utf-8", errors="replace")
-
-    def _records(self, revision: str) -> list[Record]:
-        """Lines that are no record are left out: they are not ours to mend."""
-        found = []
-        for line in self._text(RESULTS, revision).splitlines():
-            try:
-                found.append(Record.model_validate_json(line))
-            except (ValidationError, json.JSONDecodeError):
-                continue
-        return found
 
 
 @contextmanager
