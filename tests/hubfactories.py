@@ -27,6 +27,7 @@ def fresh_client(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
     from moedd_loaders import hubclient
     from moedd_publish import hub as publishing
+    from moedd_publish import hubspace
 
     for name, value in {
         "HF_HOME": str(home),
@@ -41,7 +42,7 @@ def fresh_client(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
     patient = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
-    for module in (_http, file_download, hubclient, publishing):
+    for module in (_http, file_download, hubclient, publishing, hubspace):
         monkeypatch.setattr(module, "time", patient)
     huggingface_hub.close_session()
 

@@ -48,7 +48,9 @@ def board_plot(board: Board) -> str:
                     names.append(name)
         figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     text = out.getvalue()
     return text[text.index("<svg") :]
 
