@@ -463,3 +463,26 @@ def test_no_network(folder: Path, hub: HubServer) -> None:
     hub.faults.add("*", "drop", None)
     with pytest.raises(NetworkError, match="broke off the connection while logging in"):
         push(folder)
+
+
+def test_an_answer_that_never_comes_is_not_waited_for(
+    folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that the client itself sends without a time limit have one."""
+    from moedd_loaders import hubclient
+
+    monkeypatch.setattr(hubclient, "READ_SECONDS", 0.05)
+    hub.stall = 0.5
+    hub.faults.add("refs", "slow", None)
+    with pytest.raises(NetworkError, match="took too long to answer"):
+        push(folder)
+    assert [a.route for a in hub.log].count("refs") == hubclient.TRIES
+
+
+def test_another_hub(folder: Path, hub: HubServer) -> None:
+    with HubServer() as elsewhere:
+        pushed = push(folder, endpoint=elsewhere.url)
+        assert pushed.url == f"{elsewhere.url}/datasets/someone/toy"
+        assert not push(folder, endpoint=elsewhere.url).changed
+        assert elsewhere.store.repos["datasets", "someone/toy"].tags
+    assert hub.log == []
