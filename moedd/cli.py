@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from moedd.hubcommands import add_hub_commands
 from moedd_loaders.errors import MoeddError, MoeddWarning, UsageError
 
 DEFAULT_SET = "digits-idm-5x2"
 
 app = typer.Typer(
     name="moedd",
-    help="Distilled data sets made by a mixture of experts: make, prove and show them.",
+    help="Distilled data sets made by a mixture of experts: make, prove, publish and show them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -326,6 +327,9 @@ def experts(
         typer.echo(json.dumps(describe_experts(method), indent=1))
     else:
         show_experts(method)
+
+
+add_hub_commands(app)
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -281,7 +281,7 @@ def _jobs(rows: Sequence[Row], networks: Sequence[str], repeats: int) -> list[Jo
 
 
 def _records_folder(found: Resolved) -> Path | None:
-    return None if found.origin == "bundled" else found.folder
+    return found.folder if found.origin in ("folder", "home") else None
 
 
 def _run(

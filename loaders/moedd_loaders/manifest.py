@@ -42,6 +42,7 @@ __all__ = [
     "parse_manifest",
     "read_manifest",
     "tar_path",
+    "tensor_files",
 ]
 
 MANIFEST = "moedd.json"
@@ -314,6 +315,21 @@ def manifest_bytes(manifest: Manifest) -> bytes:
             f"the manifest of {manifest.name} would hold NaN or infinity, which JSON cannot"
         ) from None
     return (text + "\n").encode()
+
+
+def tensor_files(manifest: Manifest) -> list[str]:
+    """Paths of the files that reading a set needs besides the manifest.
+
+    Raises:
+        InvalidSetError: one would lie outside of tensors/ (the manifest may come from anywhere).
+    """
+    found = [path for path in manifest.files if path.startswith("tensors/")]
+    for path in found:
+        if not re.fullmatch(r"tensors/[\w+-][\w.+-]*", path):
+            raise InvalidSetError(
+                f"{MANIFEST} of {manifest.name} lists {path!r}, expected tensors/NAME"
+            )
+    return found
 
 
 def _check_schema(path: Path | str, schema: Any) -> None:
