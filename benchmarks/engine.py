@@ -6,13 +6,15 @@ engine under the profiles float32 and fast. The medians are compared. Run it on 
 nothing else; the first run compiles (minutes), later ones find the compiled code in the cache.
 
     python -m benchmarks.engine              everything, whole units
-    python -m benchmarks.engine --quick      one class, one pool step, scaled up: within a minute
+    python -m benchmarks.engine --quick      one class, one pool step, scaled up: within a minute;
+                                             large networks at batch 16, uncompiled
     python -m benchmarks.engine --only idm_iteration,train_convnet3 --ipc 5
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,6 +28,7 @@ from benchmarks.workers import Here, Worker
 from moedd.profile import bfloat16_units, processor_name
 
 PROFILES = ("float32", "fast")
+_QUICK_SECONDS = 3.0  # of one row: no second round after that
 
 
 def make_workers(common: dict[str, Any], profiles: Sequence[str]) -> dict[str, Worker]:
@@ -69,9 +72,12 @@ def measure(
     if common["quick"]:
         for worker in workers.values():
             worker.forget_peak()
+    began = time.perf_counter()
     for _ in range(rounds):
         for key, worker in workers.items():
             times[key].append(worker.turn(name))
+        if common["quick"] and time.perf_counter() - began > _QUICK_SECONDS:
+            break
     peaks = {key: worker.peak_mb() for key, worker in workers.items()}
     middle = {key: median(values) for key, values in times.items()}
     work = _operations(name, Setting("engine", **common))
