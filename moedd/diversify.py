@@ -70,6 +70,7 @@ def diversity_step(
             "unbiased": record.unbiased,
             "floor": record.floor,
             "n": record.n,
+            "value": record.value,  # what was minimised, before clamping
         }
         moving = [leaf for leaf in leaves if leaf.requires_grad]
         if moving and loss.requires_grad:

@@ -14,7 +14,7 @@ from moedd.config import RunConfig
 from moedd.diversity import DiversityLoss
 from moedd.experts import Expert
 from moedd.streams import Streams
-from moedd_loaders.errors import DivergedError, MoeddError, NonFiniteError
+from moedd_loaders.errors import DivergedError, MoeddError
 
 MOST_RMS = 100.0
 """Root mean square of stored pixels in unit space, where black is 0 and white 1."""
@@ -42,7 +42,7 @@ def check_diversity(config: RunConfig, classes: int) -> None:
 def require_images(experts: Sequence[Expert]) -> None:
     """Raise DivergedError, naming the expert, where stored pixels left every sensible range."""
     for expert in experts:
-        rms = float(expert.unit_images().double().square().mean().sqrt())
+        rms = float(expert.unit_images().square().mean().sqrt())
         # The other way round, so that NaN does not pass.
         if not rms <= MOST_RMS:
             raise DivergedError(
@@ -65,7 +65,5 @@ def require_movement(experts: Sequence[Expert]) -> None:
 
 
 def with_snapshot(error: MoeddError, where: str) -> MoeddError:
-    """The error with what can be gone on from, if it is about numbers that went astray."""
-    if not isinstance(error, NonFiniteError | DivergedError):
-        return error
+    """The error, of the same class, with what can be gone on from."""
     return type(error)(f"{error}; the last good snapshot is {where}")

@@ -26,7 +26,13 @@ from moedd.progress import JsonLog, Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
 from moedd.streams import Streams
-from moedd_loaders.errors import MoeddError, UsageError, from_oserror
+from moedd_loaders.errors import (
+    DivergedError,
+    MoeddError,
+    NonFiniteError,
+    UsageError,
+    from_oserror,
+)
 from moedd_loaders.manifest import Manifest
 from moedd_publish.preview import preview_grid
 from moedd_publish.write import check_target
@@ -78,7 +84,8 @@ def distill(
     """Run the whole mixture and write its set to `places.target`.
 
     Raises ConflictError: the set or an unfinished run exists. UsageError, DataError: settings or
-    data that do not fit. NonFiniteError: a loss left the finite numbers. DiskFullError.
+    data that do not fit. NonFiniteError: a loss left the finite numbers. DivergedError: images or
+    a student ran off. Both name the last good checkpoint. DiskFullError.
     """
     reporter = reporter or Reporter()
     run = RunFolder(places.home / "runs" / places.name)
@@ -313,7 +320,7 @@ def _iterate(
                 pictured = now
         require_movement(mixture.experts)
         keep()
-    except MoeddError as error:
+    except (NonFiniteError, DivergedError) as error:
         # The rows that led here are what a person wants to see; resuming cuts them off again.
         log.close()
         raise with_snapshot(

@@ -131,9 +131,10 @@ class IDC(MovingExpert):
     @property
     def notes(self) -> list[str]:
         """Also where the first images repeat real ones."""
-        short = self.smaller_classes(self.config.ipc * self.config.factor**2)
-        again = [f"{short}, so the first mosaics of these hold real images twice"] if short else []
-        return super().notes + again
+        notes = super().notes
+        if short := self.smaller_classes(self.config.ipc * self.config.factor**2):
+            notes.append(f"{short}, so the first mosaics of these hold real images more than once")
+        return notes
 
     def step(self) -> dict[str, float]:
         """One image step per class under one network; then, live, that network's training."""

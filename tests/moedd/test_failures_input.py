@@ -209,7 +209,7 @@ def test_mosaics_that_repeat_images_are_noted() -> None:
     notes = make_expert("idc", small(), ipc=2, batch_real=3).notes
     assert len(notes) == 1
     assert "fewer than 8 real images" in notes[0]
-    assert "the first mosaics of these hold real images twice" in notes[0]
+    assert "the first mosaics of these hold real images more than once" in notes[0]
 
 
 @pytest.mark.parametrize("method", METHODS)
