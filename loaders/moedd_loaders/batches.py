@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -164,11 +165,10 @@ class Batches:
 
     def _plan(self, index: Ints, served: Ints) -> _Planned:
         plan, device = self.dataset.plan(index, served), self._targets.device
-        rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(
-            device, non_blocking=True
-        )
-        weight = torch.from_numpy(plan.weight).to(device, non_blocking=True)
-        box = None if plan.box is None else torch.from_numpy(plan.box).to(device, non_blocking=True)
+        parts = (np.column_stack([index, plan.partner]), plan.weight, plan.box)
+        rows, weight, box = (_sent(part, device) for part in parts)
+        assert rows is not None
+        assert weight is not None
         labels = self.dataset.blend_targets(self._targets, rows, weight)
         return _Planned(index, rows, weight, box, labels)
 
@@ -183,6 +183,11 @@ class Batches:
             mixed = blend_images(images, plan.rows[part], plan.weight[part], box)
             # A copy, so that who keeps the labels of a batch keeps no more than these.
             yield plan.index[part], mixed, plan.labels[part].clone()
+
+
+def _sent(part: npt.NDArray[Any] | None, device: torch.device) -> Tensor | None:
+    """On the device, without waiting for it."""
+    return None if part is None else torch.from_numpy(part).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)

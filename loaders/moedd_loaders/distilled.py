@@ -146,8 +146,9 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
             raise IndexError(f"index {index[outside][0]} is out of range for {len(self)} images")
         index[index < 0] += len(self)
         if self.transform is not None and self._ends_with_transform:
-            images: Any = [self.transform(image) for image in self._taken(self.images, index)]
-            labels = self.served_targets[torch.from_numpy(index)]
+            rows = torch.from_numpy(index)
+            images: Any = [self.transform(image) for image in self._taken(self.images, rows)]
+            labels = self.served_targets[rows]
         else:
             served = self.served_counts.take(index) if self.mix else index
             images, labels = self.serve(index, served, self.images, self.served_targets)

@@ -39,8 +39,7 @@ class Serving:
     """
 
     finished: bool
-
-    images: Tensor | ImageSource
+    images: Any  # a tensor (N, C, H, W), or an `ImageSource` of a streamed set
     labels: Tensor
     soft_labels: Tensor | None
     classes: list[str]
@@ -116,19 +115,22 @@ class Serving:
         batch_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One fused batch out of `images` and `targets` (the whole set, on any device)."""
+        # Copies are not waited for: a GPU goes on with what it was given before.
         plan, device = self.plan(index, served), targets.device
-        numbers = np.column_stack([index, plan.partner])
-        # Not waited for: a GPU goes on with what it was given before.
-        place = rows = torch.from_numpy(numbers).to(device, non_blocking=True)
+        rows = torch.from_numpy(np.column_stack([index, plan.partner]))
+        rows = rows.to(device, non_blocking=True)
+        place = rows
         if not self.finished or batch_transform is not None:
-            taken = self._prepared(images, numbers.ravel(), device)
+            taken = self._prepared(images, rows.flatten(), device)
             images = taken if batch_transform is None else batch_transform(taken)
             place = torch.arange(len(images), device=device).view_as(rows)
             if plan.box is not None:  # another size has other boxes, of the same draws
                 plan = self.plan(index, served, (images.shape[-2], images.shape[-1]))
         assert isinstance(images, Tensor)
         weight = torch.from_numpy(plan.weight).to(device, non_blocking=True)
-        box = None if plan.box is None else torch.from_numpy(plan.box).to(device, non_blocking=True)
+        box = None
+        if plan.box is not None:
+            box = torch.from_numpy(plan.box).to(device, non_blocking=True)
         return blend_images(images, place, weight, box), self.blend_targets(targets, rows, weight)
 
     def blend_targets(self, targets: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
@@ -148,13 +150,13 @@ class Serving:
         images = self.normalized(images) if self.normalize else images
         return images.to(self.dtype)
 
-    def _taken(self, images: Tensor | ImageSource, rows: Ints) -> Tensor:
+    def _taken(self, images: Tensor | ImageSource, rows: Tensor) -> Tensor:
         """(n, C, H, W): fresh copies of these rows."""
         if isinstance(images, Tensor):
-            return images[torch.from_numpy(rows).to(images.device)]
-        return images.take(rows)
+            return images.index_select(0, rows.to(images.device))
+        return images.take(rows.cpu().numpy())
 
-    def _prepared(self, images: Tensor | ImageSource, rows: Ints, device: torch.device) -> Tensor:
+    def _prepared(self, images: Tensor | ImageSource, rows: Tensor, device: torch.device) -> Tensor:
         """Rows on `device`, transformed, normalised, in their dtype."""
         taken = self._taken(images, rows)
         if self.finished:
