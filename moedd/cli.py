@@ -215,7 +215,7 @@ def validate(
     from moedd_loaders.validate import validate_set
 
     found = resolve(name)
-    manifest = validate_set(found.folder)
+    manifest = validate_set(found.whole())
     typer.echo(f"{manifest.name} is valid ({found}): content {manifest.content_sha256[:12]}")
 
 

@@ -39,12 +39,12 @@ def run_push_to_hub(
     say = (lambda _: None) if silent else _say
     say(f"publishing {found}")
     if dry_run:
-        remote, plan = plan_push(found.folder, repo_id, options, say)
+        remote, plan = plan_push(found.whole(), repo_id, options, say)
         shown = _planned(remote, plan, options)
         print(json.dumps(shown, indent=1) if as_json else _plan_text(remote, plan, options))
         return
     bars = not silent and terminal()
-    pushed = push_to_hub(found.folder, repo_id, replace(options, bars=bars), say)
+    pushed = push_to_hub(found.whole(), repo_id, replace(options, bars=bars), say)
     if as_json:
         print(json.dumps(_pushed(pushed), indent=1))
     elif not quiet:
@@ -78,7 +78,7 @@ def run_push(
 
     try:
         made = push_to_url(
-            found.folder, url, version=version, licence=licence, overwrite=overwrite,
+            found.whole(), url, version=version, licence=licence, overwrite=overwrite,
             results=results, on_file=told,
         )  # fmt: skip
     finally:

@@ -40,6 +40,16 @@ class Resolved:
     name: str
     commit: str | None = None
 
+    def whole(self) -> Path:
+        """The folder, if it holds the whole set. Raises UsageError: it holds what loading needs."""
+        if self.origin in ("hub", "url"):
+            how = f"`moedd pull {self.name} --to FOLDER`" if self.origin == "hub" else "a download"
+            raise UsageError(
+                f"of {self.name} only the manifest and the tensors are here: copy the whole set "
+                f"with {how} and give that folder"
+            )
+        return self.folder
+
     def __str__(self) -> str:
         if self.origin == "hub":
             return f"Hub {self.name} at {(self.commit or '')[:12]}"

@@ -131,6 +131,41 @@ def test_the_token_is_never_seen(
     assert token not in caplog.text
 
 
+def test_a_fault_inside_is_a_traceback_without_the_token(
+    folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    token = "hf_VeryWellKeptSecret12345"
+    hub.store.accounts[token] = Account("someone", "write")
+    log_in(monkeypatch, token)
+    monkeypatch.setattr("moedd_publish.hub._verify", broken)
+    monkeypatch.setattr(sys, "argv", ["moedd", "push-to-hub", str(folder), "someone/toy"])
+    with pytest.raises(ZeroDivisionError) as caught, contextlib.redirect_stderr(io.StringIO()):
+        main()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "a mistake of ours" in shown
+    assert token not in shown
+
+
+def test_offline_and_without_xet(
+    folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    told = cli("push-to-hub", folder, "someone/toy")
+    assert (told.code, "HF_HUB_OFFLINE is set" in told.sentence) == (6, True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")  # put back afterwards
+    constants.HF_HUB_DISABLE_XET = False  # the fixture puts it back
+    told = cli("push-to-hub", folder, "someone/toy")
+    assert (told.code, "--no-xet" in told.sentence) == (6, True)
+    told = cli("push-to-hub", folder, "someone/toy", "--no-xet")
+    assert told.code == 0, told.err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -171,6 +206,10 @@ def test_pull(folder: Path, hub: HubServer, tmp_path: Path) -> None:
     assert cli("validate", target).code == 0
     assert cli("pull", "someone/toy", "--to", target).code == 4
     assert cli("pull", "toy").code == 2
+    for command in (("validate",), ("push-to-hub", "someone/again")):
+        told = cli(command[0], "someone/toy", *command[1:])
+        assert told.code == 2
+        assert "moedd pull someone/toy --to FOLDER" in told.sentence
     assert cli("show", "someone/toy").code == 0
 
 
