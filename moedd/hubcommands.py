@@ -1,219 +1,177 @@
-"""What the commands that publish and fetch do: `push-to-hub`, `pull`."""
+"""The commands that publish, fetch and compare sets: what they are called with.
 
-import json
-import os
-import sys
-from dataclasses import replace
+Heavy imports happen inside the commands, so that help answers at once.
+"""
+
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from moedd.progress import Reporter
-from moedd.tables import counted, usage_lines
 from moedd_loaders.errors import UsageError
-from moedd_loaders.manifest import read_manifest
-from moedd_loaders.resolve import resolve
-from moedd_publish.contents import chosen_formats
-from moedd_publish.hub import Pushed, PushOptions, plan_push, push_to_hub
-from moedd_publish.hubplan import Plan, Remote
-from moedd_publish.shelf import push_to_url
+
+SetArgument = Annotated[str, typer.Argument(metavar="NAME", help="A set: its folder or name.")]
+LicenceOption = Annotated[
+    str | None,
+    typer.Option("--license", help="Licence of the source data: an identifier or a link."),
+]
+VersionOption = Annotated[
+    str | None, typer.Option("--set-version", help="Publish as this version, X.Y.Z.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace other images, as a higher version.")
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="A file of further benchmark records.")
+]
+EndpointOption = Annotated[
+    str | None, typer.Option("--endpoint", help="Another Hub (default: HF_ENDPOINT).")
+]
 
 
-def run_push_to_hub(
-    name: str,
-    repo_id: str,
-    options: PushOptions,
-    *,
-    formats: str | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    xet: bool,
+def add_hub_commands(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command("push-to-hub")(push_to_hub)
+    for command in (push, pull, leaderboard):
+        app.command()(command)
+
+
+def push_to_hub(
+    name: SetArgument,
+    repo_id: Annotated[
+        str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME, or NAME in your account.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
+    ] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Default: the account's rule, or as it is."),
+    ] = None,
+    licence: LicenceOption = None,
+    set_version: VersionOption = None,
+    overwrite: OverwriteOption = False,
+    tag: Annotated[str | None, typer.Option(help="Name of the tag (default: vX.Y.Z).")] = None,
+    no_tag: Annotated[bool, typer.Option("--no-tag", help="Make no tag.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit to this branch.")] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose it as a pull request.")
+    ] = False,
+    card_only: Annotated[
+        bool, typer.Option("--card-only", help="Update card, preview and records only.")
+    ] = False,
+    replace_card: Annotated[
+        bool, typer.Option("--replace-card", help="Drop the text written on the Hub.")
+    ] = False,
+    formats: Annotated[
+        str | None, typer.Option(help="parquet,webdataset,safetensors (default: all).")
+    ] = None,
+    results: ResultsOption = None,
+    collection: Annotated[str | None, typer.Option(help="Slug of a collection to add to.")] = None,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    endpoint: EndpointOption = None,
+    no_xet: Annotated[
+        bool, typer.Option("--no-xet", help="Send large files by plain HTTP.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """`moedd push-to-hub`: publish a set, or say what publishing it would do."""
-    if not xet:
-        without_xet()
-    options = replace(options, formats=chosen_formats(formats))
-    found = resolve(name)
-    silent = quiet or as_json
-    say = (lambda _: None) if silent else _say
-    say(f"publishing {found}")
-    if dry_run:
-        remote, plan = plan_push(found.whole(), repo_id, options, say)
-        shown = _planned(remote, plan, options)
-        print(json.dumps(shown, indent=1) if as_json else _plan_text(remote, plan, options))
-        return
-    bars = not silent and terminal()
-    pushed = push_to_hub(found.whole(), repo_id, replace(options, bars=bars), say)
-    if as_json:
-        print(json.dumps(_pushed(pushed), indent=1))
-    elif not quiet:
-        print(_pushed_text(pushed, len(read_manifest(found.folder).experts)))
+    """Publish a set on the Hugging Face Hub: one commit, checked, tagged, safe to repeat."""
+    from moedd.publishing import run_push_to_hub
+    from moedd_publish.hub import PushOptions
+
+    if tag is not None and no_tag:
+        raise UsageError(f"--tag {tag} and --no-tag are both given: give one of them")
+    options = PushOptions(
+        version=set_version,
+        licence=licence,
+        private=private,
+        overwrite=overwrite,
+        card_only=card_only,
+        replace_card=replace_card,
+        tag="" if no_tag else tag,
+        revision=revision,
+        create_pr=create_pr,
+        message=message,
+        collection=collection,
+        results=results,
+        endpoint=endpoint,
+    )
+    run_push_to_hub(
+        name,
+        repo_id,
+        options,
+        formats=formats,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+        xet=not no_xet,
+    )
 
 
-def run_push(
-    name: str,
-    url: str,
-    *,
-    licence: str | None,
-    version: str | None,
-    overwrite: bool,
-    results: Path | None,
+def push(
+    name: SetArgument,
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://..., gs://..., file://...")],
+    licence: LicenceOption = None,
+    set_version: VersionOption = None,
+    overwrite: OverwriteOption = False,
+    results: ResultsOption = None,
 ) -> None:
-    """`moedd push`: publish a set at an address that fsspec writes to."""
-    if "://" not in url:
-        raise UsageError(
-            f"'{url}' is no address such as s3://bucket/name: for the Hub it is moedd push-to-hub"
-        )
-    found = resolve(name)
-    reporter = Reporter()
-    reporter.say(f"publishing {found}")
-    begun: list[int] = []
+    """Publish a set at any address that fsspec writes to; load it by the same address."""
+    from moedd.publishing import run_push
 
-    def told(path: str, done: int, total: int) -> None:
-        if not begun:
-            begun.append(total)
-            reporter.begin("uploading", total)
-        reporter.step(done, path)
-
-    try:
-        made = push_to_url(
-            found.whole(), url, version=version, licence=licence, overwrite=overwrite,
-            results=results, on_file=told,
-        )  # fmt: skip
-    finally:
-        reporter.end()
-    if not made.changed:
-        print(f"{url}: already published as version {made.version}; nothing was changed")
-        return
-    print(f"published: {url} (version {made.version}); every checksum agrees")
-    print(
-        f"files:     {len(made.written)} sent, {len(made.deleted)} deleted, "
-        f"{len(made.unchanged)} unchanged"
-    )
-    print(f"load it:\n{usage_lines(url, len(read_manifest(found.folder).experts))}")
+    run_push(name, url, licence=licence, version=set_version, overwrite=overwrite, results=results)
 
 
-def run_pull(
-    name: str, *, offline: bool, as_json: bool, to: Path | None, endpoint: str | None
+def pull(
+    name: Annotated[str, typer.Argument(metavar="REPO_ID[@REV]", help="A set on the Hub.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Copy the whole set into this new folder.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only say what the cache holds.")
+    ] = False,
+    endpoint: EndpointOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where it is as JSON.")] = False,
 ) -> None:
-    """`moedd pull`: fetch a set from the Hub into the cache, or whole into a folder."""
-    from moedd_loaders.hub import fetch, require_hub_name
-    from moedd_publish.hubcopy import copy_from_hub
+    """Fetch a set from the Hub: manifest and tensors, into the cache, pinned to one commit."""
+    from moedd.publishing import run_pull
 
-    wanted = require_hub_name(name)
-    if to is not None and offline:
-        raise UsageError("--to copies the whole set from the Hub, which --offline does not ask")
-    if to is not None:
-        fetched = copy_from_hub(wanted, to, endpoint)
-    else:
-        fetched = fetch(wanted, offline=True if offline else None, endpoint=endpoint)
-    manifest = read_manifest(fetched.folder)
-    if as_json:
-        told = {"repo": wanted.repo_id, "sha": fetched.commit, "folder": str(fetched.folder)}
-        print(json.dumps({**told, "version": manifest.version}, indent=1))
-        return
-    pinned = f"{wanted.repo_id}@{fetched.commit}"
-    print(
-        f"{wanted}: {manifest.name} {manifest.version}, {counted(manifest.budget.images, 'image')}"
-    )
-    print(f"commit:  {fetched.commit}")
-    print(f"folder:  {fetched.folder}")
-    print(f"load it (always this commit: {pinned}):")
-    print(usage_lines(str(to) if to else str(wanted), len(manifest.experts)))
+    run_pull(name, offline=offline, as_json=as_json, to=to, endpoint=endpoint)
 
 
-def terminal() -> bool:
-    """Whether a person watches standard error."""
-    return Console(stderr=True).is_terminal
+def leaderboard(
+    hub: Annotated[bool, typer.Option("--hub", help="Sets on the Hub (tag moedd).")] = False,
+    local: Annotated[
+        Path | None, typer.Option("--local", help="Sets in this folder (default: yours, bundled).")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Only sets of this data.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Only sets of so many images per class.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="A network, name or budget.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--push-space", metavar="REPO_ID", help="Publish it as a Space.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Distilled data sets",
+    endpoint: EndpointOption = None,
+) -> None:
+    """Compare the benchmark records of many sets, recipe by recipe."""
+    from moedd.boardcommand import run_leaderboard
 
-
-def without_xet() -> None:
-    """Large files go by plain HTTP, whether or not the client was imported already."""
-    os.environ["HF_HUB_DISABLE_XET"] = "1"
-    from huggingface_hub import constants
-
-    constants.HF_HUB_DISABLE_XET = True
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _visibility(remote: Remote, options: PushOptions) -> str:
-    if remote.private is not None:
-        return "private" if remote.private else "public"
-    if options.private is None:
-        return "as the account's rule has it"
-    return "private" if options.private else "public"
-
-
-def _planned(remote: Remote, plan: Plan, options: PushOptions) -> dict[str, object]:
-    return {
-        "dry_run": True,
-        "repo": remote.repo_id,
-        "exists": remote.exists,
-        "visibility": _visibility(remote, options),
-        "version": plan.manifest.version,
-        "tag": plan.tag,
-        "add": {item.path: item.size for item in plan.adds},
-        "delete": {path: remote.files[path].size for path in plan.deletes},
-        "unchanged": {item.path: item.size for item in plan.unchanged},
-        "card": plan.card,
-    }
-
-
-def _plan_text(remote: Remote, plan: Plan, options: PushOptions) -> str:
-    made = "" if remote.exists else ", to be created"
-    lines = [
-        f"repository: {remote.repo_id} ({_visibility(remote, options)}{made})",
-        f"branch:     {options.branch}{' (as a pull request)' if options.create_pr else ''}",
-        f"version:    {plan.manifest.version}, tag {plan.tag or 'none'}",
-    ]
-    rows = [("add" if item.path not in remote.files else "change", item) for item in plan.adds]
-    lines += [f"{what:>10}  {item.size:>12,}  {item.path}" for what, item in rows]
-    lines += [f"{'delete':>10}  {remote.files[p].size:>12,}  {p}" for p in plan.deletes]
-    lines += [f"{'unchanged':>10}  {item.size:>12,}  {item.path}" for item in plan.unchanged]
-    size = sum(item.size for item in plan.adds)
-    lines.append(
-        f"{counted(len(plan.adds), 'file')} to send ({size:,} bytes), {len(plan.deletes)} to "
-        f"delete, {len(plan.unchanged)} unchanged; nothing was written"
-    )
-    return "\n".join(lines) + f"\n\n--- README.md ---\n{plan.card}"
-
-
-def _pushed(pushed: Pushed) -> dict[str, object]:
-    return {
-        "repo": pushed.repo_id,
-        "url": pushed.url,
-        "sha": pushed.sha,
-        "version": pushed.version,
-        "tag": pushed.tag,
-        "changed": pushed.changed,
-        "visibility": "private" if pushed.private else "public",
-        "pull_request": pushed.pull_request,
-        "added": list(pushed.added),
-        "deleted": list(pushed.deleted),
-        "unchanged": list(pushed.unchanged),
-    }
-
-
-def _pushed_text(pushed: Pushed, experts: int) -> str:
-    if not pushed.changed:
-        what = (
-            f"proposed already: {pushed.pull_request}"
-            if pushed.pull_request
-            else (f"already published at {pushed.sha}")
-        )
-        return f"{pushed.repo_id}: {what}; nothing was changed"
-    seen = "private" if pushed.private else "public"
-    where = pushed.pull_request or f"{pushed.url} ({seen})"
-    tagged = f", tag {pushed.tag}" if pushed.tag else ""
-    name = f"{pushed.repo_id}@{pushed.tag}" if pushed.tag else pushed.repo_id
-    return (
-        f"published: {where}\n"
-        f"commit:    {pushed.sha} (version {pushed.version}{tagged}); every checksum agrees\n"
-        f"files:     {len(pushed.added)} sent, {len(pushed.deleted)} deleted, "
-        f"{len(pushed.unchanged)} unchanged\n"
-        f"load it:\n{usage_lines(name, experts)}"
+    run_leaderboard(
+        hub=hub,
+        local=local,
+        data=data,
+        budget=budget,
+        sort=sort,
+        as_csv=as_csv,
+        as_json=as_json,
+        html=html,
+        space=space,
+        title=title,
+        endpoint=endpoint,
     )

@@ -6,7 +6,7 @@ presence means that the set is whole, goes away first and comes last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from moedd_loaders.errors import ConflictError, InvalidSetError, NetworkError, UsageError
 from moedd_loaders.manifest import MANIFEST, Manifest, parse_manifest
+from moedd_loaders.records import Record
 from moedd_loaders.shelf import explain_shelf, open_shelf
 from moedd_loaders.validate import validate_set
 from moedd_publish.card import OWNED_KEYS, render_card
@@ -70,16 +71,7 @@ def push_to_url(
     made = for_publication(manifest, published, version, licence)
     if published is not None:
         check_replacement(url, manifest, made, published, overwrite)
-    card = render_card(made, records=records, place=url)
-    local = folder / CARD
-    card = merge_cards(
-        card,
-        local.read_text("utf-8") if local.is_file() else None,
-        shelf.read(CARD).decode("utf-8", "replace") if CARD in there else None,
-        OWNED_KEYS,
-        url,
-    )
-    wanted = items(folder, made, card, records)
+    wanted = items(folder, made, shelf.card(folder, made, records, there), records)
     known = {item.path for item in wanted}
     stale = [name for name in sorted(there) if name.startswith(PAYLOAD) and name not in known]
     if published is None and not overwrite and (stale or MANIFEST in there):
@@ -134,6 +126,17 @@ class _Shelf:
             return parse_manifest(self.read(MANIFEST), f"{self.url}/{MANIFEST}")
         except InvalidSetError:
             return None
+
+    def card(self, folder: Path, made: Manifest, records: Sequence[Record], there: set[str]) -> str:
+        """The card to publish, with what people wrote here or there."""
+        local = folder / CARD
+        return merge_cards(
+            render_card(made, records=records, place=self.url),
+            local.read_text("utf-8") if local.is_file() else None,
+            self.read(CARD).decode("utf-8", "replace") if CARD in there else None,
+            OWNED_KEYS,
+            self.url,
+        )
 
     def differs(self, item: Item) -> bool:
         return sha256(self.read(item.path)).hexdigest() != item.sha256

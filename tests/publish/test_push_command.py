@@ -178,7 +178,7 @@ def test_a_bar_shows_the_upload_on_a_terminal(
     assert "%|" not in told.err
     screen = Terminal()
     monkeypatch.setattr(sys, "argv", ["moedd", "push-to-hub", str(folder), "someone/toy"])
-    monkeypatch.setattr("moedd.hubcommands.terminal", lambda: True)
+    monkeypatch.setattr("moedd.publishing.terminal", lambda: True)
     with (
         contextlib.redirect_stderr(screen),
         contextlib.redirect_stdout(io.StringIO()),
