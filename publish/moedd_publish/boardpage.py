@@ -79,7 +79,7 @@ def _board(board: Board) -> str:
         f'<button type="button">{escape(name)}</button></th>'
         for name in [*heads, *board.networks]
     )
-    rows = "\n".join(_row(line, board.networks, best) for line in board.lines)
+    rows = "\n".join(_row(line, board, best) for line in board.lines)
     recipe = board.recipe
     return (
         f'<section data-data="{escape(recipe.data)}">\n'
@@ -92,7 +92,7 @@ def _board(board: Board) -> str:
     )
 
 
-def _row(line: Line, networks: Sequence[str], best: dict[str, float | None]) -> str:
+def _row(line: Line, board: Board, best: dict[str, float | None]) -> str:
     entry = line.entry
     real = line.variant != "distilled"
     title = escape(line.title)
@@ -106,7 +106,7 @@ def _row(line: Line, networks: Sequence[str], best: dict[str, float | None]) -> 
         f'<td class="number" data-value="{"NaN" if budget is None else budget}">'
         f"{'' if budget is None else f'{budget:g}'}</td>",
     ]
-    for network in networks:
+    for network in board.networks:
         score = line.scores.get(network)
         if score is None:
             cells.append('<td class="number" data-value="NaN"></td>')
@@ -118,13 +118,12 @@ def _row(line: Line, networks: Sequence[str], best: dict[str, float | None]) -> 
             f'{score.test_images} test images">{score.text}</td>'
         )
     kind = "real" if real else "best" if any(" best" in cell for cell in cells) else ""
-    return f'<tr class="{kind}" {_marks(entry)}>{"".join(cells)}</tr>'
+    marks = _marks(entry) if entry else f'data-set="" data-data="{escape(board.recipe.data)}"'
+    return f'<tr class="{kind}" {marks}>{"".join(cells)}</tr>'
 
 
-def _marks(entry: Entry | None) -> str:
+def _marks(entry: Entry) -> str:
     """What the page filters by."""
-    if entry is None:
-        return 'data-set=""'
     words = f"{entry.name} {entry.where} {entry.methods}".lower()
     return (
         f'data-set="{escape(entry.where)}" data-data="{escape(entry.manifest.source.data)}" '

@@ -110,6 +110,8 @@ def gather_local(folder: Path | None = None) -> list[Entry]:
 def gather_hub(endpoint: str | None = None, say: Say = print) -> list[Entry]:
     """Sets on the Hub that carry the tag or the library `moedd`; what cannot be read is told.
 
+    Private and gated ones are left out, also where the token opens them: boards are for everybody.
+
     Raises:
         NetworkError: the Hub cannot be searched.
     """
@@ -138,7 +140,7 @@ def boards(
 
     Args:
         data: only sets of this data. budget: only sets of so many stored images per class.
-        sort: a network, "name" or "budget"; by default the best accuracy.
+        sort: a network, "name" or "budget"; by default each board's most used network.
 
     Raises:
         UsageError: a `sort` that no board has, or `data` of which there is nothing.
@@ -155,10 +157,9 @@ def boards(
     networks = {network for board in made for network in board.networks}
     if sort is not None and made and sort not in {"name", "budget", *networks}:
         raise unknown("column", sort, {"name", "budget", *networks})
-    sorted_boards = [
-        Board(board.recipe, board.networks, sorted(board.lines, key=_order(sort))) for board in made
-    ]
-    return sorted(sorted_boards, key=lambda board: (-len(board.lines), board.recipe))
+    for board in made:
+        board.lines.sort(key=_order(sort or board.networks[0]))
+    return sorted(made, key=lambda board: (-len(board.lines), board.recipe))
 
 
 def _search(endpoint: str | None, say: Say) -> dict[str, str]:
@@ -169,6 +170,10 @@ def _search(endpoint: str | None, say: Say) -> dict[str, str]:
     with HubRepo("search", endpoint, say).asking("searching the Hub"):
         for wanted in ("moedd", "library:moedd"):
             for info in api.list_datasets(filter=wanted, full=True):
+                if info.private or info.gated:
+                    closed = "private" if info.private else "gated"
+                    say(f"left out: {info.id} is {closed}")
+                    continue
                 found[info.id] = info.sha or "main"
     return found
 
@@ -229,16 +234,14 @@ def _board(recipe: Recipe, lines: list[Line]) -> Board:
     return Board(recipe, sorted(used, key=lambda name: (-used[name], name)), lines)
 
 
-def _order(sort: str | None) -> Callable[[Line], tuple[Any, ...]]:
+def _order(sort: str) -> Callable[[Line], tuple[Any, ...]]:
     def key(line: Line) -> tuple[Any, ...]:
         name = line.entry.name if line.entry else ""
         if sort == "name":
             return (name, -line.best)
         if sort == "budget":
             return (line.entry.per_class if line.entry else float("inf"), -line.best)
-        if sort is None:
-            return (-line.best, name)
         score = line.scores.get(sort)
-        return (score is None, -score.mean if score else 0.0, name)
+        return (score is None, -round(score.mean, 6) if score else 0.0, name)
 
     return key

@@ -112,6 +112,9 @@ def test_filters(opened: Any) -> None:
     opened.select_option("#data", "others")
     assert count.inner_text() == "1 of 3 sets"
     assert opened.locator("section:visible").count() == 1
+    opened.select_option("#data", "toy")
+    real = opened.locator("table.board").first.get_by_text("all real images")
+    assert real.is_visible()
     opened.select_option("#data", "")
     opened.select_option("#budget", "2")
     assert count.inner_text() == "1 of 3 sets"
