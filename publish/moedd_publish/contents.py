@@ -10,6 +10,7 @@ from hashlib import sha1, sha256
 from pathlib import Path
 
 from moedd_loaders.errors import ConflictError, UsageError, unknown
+from moedd_loaders.hashes import file_sha256
 from moedd_loaders.manifest import (
     CHECKSUMS,
     MANIFEST,
@@ -51,7 +52,7 @@ class Item:
     path: str
     source: Path | bytes
 
-    @cached_property
+    @property
     def data(self) -> bytes:
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
@@ -61,7 +62,9 @@ class Item:
 
     @cached_property
     def sha256(self) -> str:
-        return sha256(self.data).hexdigest()
+        if isinstance(self.source, bytes):
+            return sha256(self.source).hexdigest()
+        return file_sha256(self.source)
 
     @cached_property
     def git_oid(self) -> str:

@@ -38,7 +38,7 @@ class Local:
     @property
     def card(self) -> str | None:
         path = self.folder / CARD
-        return path.read_text("utf-8") if path.is_file() else None
+        return path.read_text("utf-8", errors="replace") if path.is_file() else None
 
 
 @dataclass(frozen=True)

