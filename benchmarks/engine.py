@@ -13,7 +13,7 @@ nothing else; the first run compiles (minutes), later ones find the compiled cod
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
@@ -22,38 +22,59 @@ from typing import Any
 import torch
 
 from benchmarks.jobs import EXTRA, NAMES, Setting, make_job, operations
-from benchmarks.workers import Worker
+from benchmarks.workers import Here, Worker
 from moedd.profile import bfloat16_units, processor_name
 
 PROFILES = ("float32", "fast")
 
 
-def measure(
-    name: str, *, quick: bool, ipc: int, device: str, rounds: int, profiles: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One row per profile."""
-    common = {"device": device, "quick": quick, "ipc": ipc}
-    settings = {"baseline": Setting("baseline", **common)} if device == "cpu" else {}
-    if device == "cpu":
+def make_workers(common: dict[str, Any], profiles: Sequence[str]) -> dict[str, Worker]:
+    """A worker per side: the plain code, on a CPU once more under our allocator setting, and the
+    engine under each profile."""
+    settings = {"baseline": Setting("baseline", **common)}
+    if common["device"] == "cpu":  # the allocator's setting is the CPU's
         settings["tuned"] = Setting("tuned", **common)
     settings |= {p: Setting("engine", p, **common) for p in profiles}
-    with ExitStack() as stack:
-        workers = {
-            key: stack.enter_context(Worker(partial(make_job, name, setting)))
-            for key, setting in settings.items()
-        }
-        # Setting up, compiling and warming up is nobody's time: all at once.
+    kind = Worker if common["device"] == "cpu" else Here
+    return {key: kind(partial(make_job, setting=setting)) for key, setting in settings.items()}
+
+
+def all_rows(
+    names: Sequence[str], common: dict[str, Any], rounds: int, profiles: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of all names. In a quick run the names share a process per side: what one has
+    compiled serves the next, and `peak_mb` counts what it left behind too."""
+    shared = common["quick"]
+    for group in [list(names)] if shared else [[name] for name in names]:
+        with ExitStack() as stack:
+            workers = make_workers(common, profiles)
+            for worker in workers.values():
+                stack.enter_context(worker)
+            # Setting up, compiling and warming up is nobody's time: all at once.
+            for worker in workers.values():
+                for name in group:
+                    worker.begin(name)
+            for worker in workers.values():
+                worker.ready()
+            for name in group:
+                yield from measure(name, workers, common, rounds, profiles)
+
+
+def measure(
+    name: str, workers: dict[str, Worker], common: dict[str, Any], rounds: int,
+    profiles: Sequence[str],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row per profile; the workers take turns."""
+    times: dict[str, list[float]] = {key: [] for key in workers}
+    if common["quick"]:
         for worker in workers.values():
-            worker.begin()
-        for worker in workers.values():
-            worker.ready()
-        times: dict[str, list[float]] = {key: [] for key in workers}
-        for _ in range(rounds):
-            for key, worker in workers.items():
-                times[key].append(worker.turn())
-        peaks = {key: worker.peak_mb() for key, worker in workers.items()}
+            worker.forget_peak()
+    for _ in range(rounds):
+        for key, worker in workers.items():
+            times[key].append(worker.turn(name))
+    peaks = {key: worker.peak_mb() for key, worker in workers.items()}
     middle = {key: median(values) for key, values in times.items()}
-    work = _in_a_process(partial(operations, name, Setting("engine", **common)))
+    work = _operations(name, Setting("engine", **common))
     rows = []
     for profile in profiles:
         row: dict[str, Any] = {"name": name, "profile": profile}
@@ -61,21 +82,21 @@ def measure(
             key = "baseline_ms" if side == "baseline" else "baseline_tuned_ms"
             row[key] = round(middle[side], 2) if side in middle else None
         row["engine_ms"] = round(middle[profile], 2)
-        row["ratio"] = (
-            round(middle["baseline"] / middle[profile], 3) if "baseline" in middle else None
-        )
+        row["ratio"] = round(middle["baseline"] / middle[profile], 3)
         row["gflops"] = round(work / middle[profile] / 1e6, 1)
         row["peak_mb"] = round(peaks[profile], 1)
-        if quick:
+        if common["quick"]:
             row["scaled"] = True
         rows.append(row)
     return rows
 
 
-def _in_a_process(function: Any) -> float:
-    """Compute nothing here: a process that has computed cannot be forked safely."""
-    with Worker(lambda: function) as worker:
-        return worker.turn()
+def _operations(name: str, setting: Setting) -> float:
+    """Counted in a process: one that has computed cannot be forked safely, and more may follow."""
+    if setting.device != "cpu":
+        return operations(name, setting)
+    with Worker(lambda name: partial(operations, name, setting)) as worker:
+        return worker.turn(name)
 
 
 def _header(device: str) -> str:
@@ -88,10 +109,9 @@ def _header(device: str) -> str:
 def _line(row: dict[str, Any]) -> str:
     plain = [row["baseline_ms"], row["baseline_tuned_ms"]]
     cells = ["" if value is None else f"{value:10.1f}" for value in [*plain, row["engine_ms"]]]
-    ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f}x"
     return (
         f"{row['name']:16} {row['profile']:8} {cells[0]:>10} {cells[1]:>10} {cells[2]:>10} "
-        f"{ratio:>7} {row['gflops']:8.0f} {row['peak_mb']:8.0f}"
+        f"{row['ratio']:6.2f}x {row['gflops']:8.0f} {row['peak_mb']:8.0f}"
     )
 
 
@@ -111,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in (*NAMES, *EXTRA)]
     if unknown:
         parser.error(f"unknown name {unknown[0]!r}; known: {', '.join((*NAMES, *EXTRA))}")
-    # Imported before anything is forked, so that no worker has to; computes nothing.
-    import torch._inductor.compile_fx  # noqa: F401
+    if given.device == "cpu":
+        # Imported before anything is forked, so that no worker has to; computes nothing.
+        import torch._inductor.compile_fx  # noqa: F401
 
     print(_header(given.device), file=sys.stderr)
     print(
@@ -120,15 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{'ratio':>7} {'GFLOP/s':>8} {'peak MB':>8}",
         file=sys.stderr,
     )
-    rows = []
-    for name in names:
-        found = measure(
-            name, quick=given.quick, ipc=given.ipc, device=given.device,
-            rounds=given.rounds or (2 if given.quick else 5), profiles=given.profiles.split(","),
-        )  # fmt: skip
-        rows += found
-        for row in found:
-            print(_line(row), file=sys.stderr, flush=True)
+    common = {"device": given.device, "quick": given.quick, "ipc": given.ipc}
+    rounds, rows = given.rounds or (2 if given.quick else 5), []
+    for row in all_rows(names, common, rounds, given.profiles.split(",")):
+        print(_line(row), file=sys.stderr, flush=True)
+        rows.append(row)
     if given.json:
         print(json.dumps(rows, indent=1))
 

@@ -7,7 +7,7 @@ run, one of each part, scaled up.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.workers import Timed
 from moedd.arithmetic import forward_operations
-from moedd.augment import draw_dsa, draw_idc
+from moedd.augment import Draw, draw_dsa, draw_idc
 from moedd.diversify import diversity_step
 from moedd.diversity import DiversityConfig
 from moedd.experts import Expert, expert_class
@@ -65,8 +65,19 @@ def make_job(name: str, setting: Setting) -> Timed:
             keep_large_buffers()
         parts = _baseline(name, setting)
     run = partial(_run, parts, setting.quick, setting.device)
+    if setting.device == "cuda":
+        run = partial(_with_tf32, run, _TF32[setting.profile if setting.side == "engine" else ""])
     run()
     return run
+
+
+# (products, convolutions) in TF32: torch's default for the plain code, the profiles' own choices.
+_TF32 = {"": (False, True), "float32": (False, False), "fast": (True, True)}
+
+
+def _with_tf32(run: Timed, allowed: tuple[bool, bool]) -> float:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+    return run()
 
 
 def _run(parts: Parts, quick: bool, device: str) -> float:
@@ -92,7 +103,7 @@ def operations(name: str, setting: Setting) -> float:
     if name == "diversity_step":
         return 2 * forward_operations(network_of("convnet3")) * 2 * CLASSES * 5 * 4
     method = "idc" if name == "idc_inner_step" else "idm"
-    expert = _expert(method, setting, Profile(), noise_data())
+    expert = make_expert(method, setting, Profile(), noise_data())
     pool = 0.0
     if method == "idm":
         pool = 3 * forward_operations(expert.pool.network) * TRAIN_BATCH * _pool_steps(SCHEDULE)
@@ -133,11 +144,14 @@ def _pool_steps(schedule: int) -> float:
     return config.networks * config.steps / schedule
 
 
-def _expert(method: str, setting: Setting, profile: Profile, real: RealData) -> Expert:
+def make_expert(
+    method: str, setting: Setting, profile: Profile, real: RealData, networks: str = "live"
+) -> Expert:
+    """One expert on all of the noise; `networks`: IDC's, live as published or stored."""
     cls = expert_class(method)
     config = cls.config_class.preset("cifar10", setting.ipc, SHAPE)
     if method == "idc":
-        config = config.model_copy(update={"networks": "live"})
+        config = config.model_copy(update={"networks": networks})
     part = whole(real).to(profile.device)
     return cls(part, config, pool_of(profile), Streams(0).scope("expert", 0), profile)
 
@@ -165,7 +179,7 @@ def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
         return [(TRAIN_BATCH / batch, lambda: trainer.step(real_batch(part, rows)))]
     if name == "test_convnet3":
         rows = torch.arange(min(1000, len(real.train)))
-        test, net = real.train.subset(rows), network_of("convnet3")
+        test, net = real.train.subset(rows), network_of("convnet3").to(profile.device)
         return [
             (
                 TESTED / len(rows),
@@ -189,7 +203,7 @@ def trainer_of(
 
 
 def _engine_idc(setting: Setting, profile: Profile, real: RealData) -> Parts:
-    expert = _expert("idc", setting, profile, real)
+    expert = make_expert("idc", setting, profile, real)
     expert.settle(1e18)
     if not setting.quick:
         return [(1, expert.step)]
@@ -205,7 +219,7 @@ def _engine_idc(setting: Setting, profile: Profile, real: RealData) -> Parts:
 
 
 def _engine_idm(setting: Setting, profile: Profile, real: RealData) -> Parts:
-    expert = _expert("idm", setting, profile, real)
+    expert = make_expert("idm", setting, profile, real)
     expert.settle(1e18)
     trainer, part = trainer_of("convnet3", profile, real, TRAIN_BATCH)
     rows = torch.arange(TRAIN_BATCH)
@@ -224,8 +238,24 @@ def _engine_idm(setting: Setting, profile: Profile, real: RealData) -> Parts:
 
 
 def _baseline(name: str, setting: Setting) -> Parts:
+    """The plain code's parts, each run with the device as torch's default one."""
+
+    def there(function: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with torch.device(setting.device):
+                return function()
+
+        return run
+
+    return [(count, there(function)) for count, function in _plain(name, setting)]
+
+
+def _plain(name: str, setting: Setting) -> Parts:
     real = noise_data()
-    images = reference.normalize(real.train.images.float() / 255, MEAN, STD)
+    split = RealSplit(real.train.images.to(setting.device), real.train.labels.to(setting.device))
+    real = replace(real, train=split, test=split)
+    with torch.device(setting.device):
+        images = reference.normalize(split.images.float() / 255, MEAN, STD)
     generator = torch.Generator().manual_seed(0)
     if name.startswith("train_"):
         small = setting.quick and name != "train_convnet3"
@@ -233,8 +263,9 @@ def _baseline(name: str, setting: Setting) -> Parts:
         network = (
             reference.ConvNet() if name == "train_convnet3" else network_of(name.split("_", 1)[1])
         )
+        network = network.to(setting.device)
         return [(TRAIN_BATCH / batch, _plain_training(network, images, real, batch, generator))]
-    net = reference.ConvNet()
+    net = reference.ConvNet().to(setting.device)
     if name == "test_convnet3":
         test, labels = images[:1024], real.train.labels[:1024]
         return [(TESTED / len(test), lambda: reference.score(net, test, labels))]
@@ -245,13 +276,20 @@ def _baseline(name: str, setting: Setting) -> Parts:
     if name == "idc_inner_step":
         train = _plain_training(net, images, real, TRAIN_BATCH, generator)
         return [(CLASSES, _plain_idc(net, stored, real, setting.ipc, generator)), (32, train)]
-    queue = [(n, _sgd(n)) for n in (reference.ConvNet(),)]
-    rows = torch.arange(50_000) % len(images)  # CIFAR-10's number, of the images there are
+    queue = [(n, _sgd(n)) for n in (reference.ConvNet().to(setting.device),)]
+    rows = torch.arange(50_000, device=setting.device) % len(
+        images
+    )  # CIFAR-10's number, of the images there are
 
     def queue_step() -> None:
         reference.train_queue(queue, images, real.train.labels, rows, steps=1)
 
     return [(CLASSES, _plain_idm(net, stored, images, setting.ipc, generator)), (20, queue_step)]
+
+
+def _sent(draw: Draw, images: Tensor) -> reference.Ops:
+    """The draw's parameters where the images are."""
+    return [(f, tuple(value.to(images.device) for value in values)) for f, values in draw.ops]
 
 
 def _sgd(net: torch.nn.Module) -> torch.optim.SGD:
@@ -261,12 +299,14 @@ def _sgd(net: torch.nn.Module) -> torch.optim.SGD:
 def _plain_training(
     net: torch.nn.Module, images: Tensor, real: RealData, batch: int, generator: torch.Generator
 ) -> Callable[[], None]:
-    optimizer, rows = _sgd(net), torch.arange(batch)
+    optimizer, rows = _sgd(net), torch.arange(batch, device=images.device)
 
     def step() -> None:
-        draw = draw_idc(generator, batch, SHAPE, ("color", "crop"), shared=False)
-        x, y = reference.augment(images[rows], draw.ops), real.train.labels[rows]
-        if torch.rand((), generator=generator) < 0.5:
+        with torch.device("cpu"):
+            draw = draw_idc(generator, batch, SHAPE, ("color", "crop"), shared=False)
+            boxed = bool(torch.rand((), generator=generator) < 0.5)
+        x, y = reference.augment(images[rows], _sent(draw, images)), real.train.labels[rows]
+        if boxed:
             reference.cutmix_step(net, optimizer, x.contiguous(), y, float(torch.rand(())))
         else:
             reference.network_step(net, optimizer, x, y)
@@ -282,9 +322,10 @@ def _plain_idc(
     unit = real.train.images[:64].float() / 255
 
     def step() -> float:
-        draw = draw_idc(generator, 1, SHAPE, ("color", "crop", "cutout"), shared=True)
+        with torch.device("cpu"):
+            draw = draw_idc(generator, 1, SHAPE, ("color", "crop", "cutout"), shared=True)
         return reference.idc_class_step(
-            net, leaf, optimizer, slice(0, ipc), unit, 0, draw.ops, MEAN, STD
+            net, leaf, optimizer, slice(0, ipc), unit, 0, _sent(draw, unit), MEAN, STD
         )
 
     return step
@@ -298,9 +339,10 @@ def _plain_idm(
     batch = images[:256]
 
     def step() -> float:
-        draw = draw_dsa(generator, 1, SHAPE, FAMILIES, shared=True)
+        with torch.device("cpu"):
+            draw = draw_dsa(generator, 1, SHAPE, FAMILIES, shared=True)
         return reference.idm_class_step(
-            net, leaf, optimizer, slice(0, ipc), batch, 0, draw.ops, 25.0
+            net, leaf, optimizer, slice(0, ipc), batch, 0, _sent(draw, batch), 25.0
         )
 
     return step

@@ -37,28 +37,29 @@ class Arithmetic:
         assert profile.compiled is not None, "settle the profile with for_work first"
         self.network, self.profile = network, profile
         self._lowered = products_of(network)
-        # One class, and several at once; compiled when first called, like all of these.
+        # One class, and several at once; compiled when first called, like all of these. Together
+        # (on CUDA) they are faster as they are than compiled (docs/performance.md).
         over = (None, 0, 0, 0, 0)
+        plain = replace(profile, compiled=False)
         self._idc = {
             metric: (
                 maybe_compiled(self._gradient_match(metric), profile),
-                maybe_compiled(vmap(self._gradient_match(metric), in_dims=over), profile),
+                maybe_compiled(vmap(self._gradient_match(metric, True), in_dims=over), plain),
             )
             for metric in ("mse", "l1", "cos")
         }
         self._target = maybe_compiled(self._mean_features, profile)
         self._idm = maybe_compiled(self._feature_match, profile)
         # Training and testing: compiling pays where normalisation, ReLU and pooling weigh as much
-        # as convolutions; VGG11 and AlexNet are 5 to 15 % slower compiled (docs/performance.md).
-        first_order = (
-            profile if network.name.startswith(_COMPILED) else replace(profile, compiled=False)
-        )
+        # as convolutions; VGG11 and AlexNet are 5 to 15 % slower compiled, and on CUDA nothing is
+        # gained (docs/performance.md).
+        pays = profile.device == "cpu" and network.name.startswith(_COMPILED)
+        first_order = profile if pays else plain
         self._loss = maybe_compiled(self._training_loss, first_order)
         self._logits = maybe_compiled(self._plain_logits, first_order)
         # Without normalisation, bfloat16 convolutions run a sixth faster on channels-last images.
         normalised = any("norm" in type(layer).__name__.lower() for layer in network.modules())
-        low = profile.precision == "bfloat16" and profile.device == "cpu"
-        self._layout = torch.channels_last if low and not normalised else torch.contiguous_format
+        self._layout = profile.memory_format(normalised)
         self._student = maybe_compiled(self._student_gradient, profile)
         self._adjoint = maybe_compiled(self._student_adjoint, profile)
 
@@ -88,7 +89,7 @@ class Arithmetic:
         with torch.no_grad():
             target = self._target(parameters, real)
         labels = classes[:, None].expand(-1, images.shape[1])
-        scale = torch.tensor(weight, dtype=images.dtype, device=images.device)
+        scale = images.new_full((), weight)
         return self._idm(parameters, target, images, labels, scale)
 
     def student_gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -123,16 +124,21 @@ class Arithmetic:
         return _precise(features), _precise(logits)
 
     # -- the functions themselves ----------------------------------------------------------
-    def _call(self, state: Parameters, images: Tensor, **options: bool) -> Any:
+    def _call(
+        self, state: Parameters, images: Tensor, mapped: bool = False, **options: bool
+    ) -> Any:
         # float64 inputs (tests against the exact result) are left as they are.
         if self.profile.dtype == torch.float32 or images.dtype == torch.float64:
             return functional_call(self.network, dict(state), (images,), options)
         dtype = self.profile.dtype
         low = {n: t.to(dtype) if n in self._lowered else t for n, t in state.items()}
-        x = images.to(dtype, memory_format=self._layout)
+        # What vmap hands on has a dimension that it does not show: no format fits it.
+        x = images.to(dtype) if mapped else images.to(dtype, memory_format=self._layout)
         return functional_call(self.network, low, (x,), options)
 
-    def _gradient_match(self, metric: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def _gradient_match(
+        self, metric: str, mapped: bool = False
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
         linear = metric == "cos"
 
         def weights_gradient(parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
@@ -141,7 +147,7 @@ class Arithmetic:
             fixed = {n: p for n, p in parameters.items() if n not in names}
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
-                logits = self._call({**fixed, **weights}, images)
+                logits = self._call({**fixed, **weights}, images, mapped)
                 return F.cross_entropy(_precise(logits), labels)
 
             return grad(loss)(matched)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moedd.ondevice import upload
 from moedd_loaders.errors import UsageError, unknown
 
 DSA_FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -191,9 +192,43 @@ def apply_draw(x: Tensor, draw: Draw) -> Tensor:
     return x
 
 
+def apply_each(x: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Augment groups of images x (groups, n, C, H, W), the images of group g by the shared draw
+    `draws[g]`: as `apply_draw` does it one group after the other, in one pass for all groups whose
+    draws have the same families."""
+    if len(draws) == 1:
+        return apply_draw(x[0], draws[0])[None]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, draw in enumerate(draws):
+        alike.setdefault(tuple(family for family, _ in draw.ops), []).append(place)
+    if len(alike) == 1:
+        return _apply_alike(x, draws)
+    pieces = [
+        _apply_alike(x.index_select(0, _index(places, x)), [draws[place] for place in places])
+        for places in alike.values()
+    ]
+    lying = [place for places in alike.values() for place in places]
+    order = [lying.index(place) for place in range(len(draws))]
+    return torch.cat(pieces).index_select(0, _index(order, x))
+
+
+def _apply_alike(x: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """`apply_each` for draws of the same families: one draw with parameters per image."""
+    ops: list[Op] = []
+    for number, (family, values) in enumerate(draws[0].ops):
+        joined = (torch.cat([d.ops[number][1][k] for d in draws]) for k in range(len(values)))
+        ops.append((family, tuple(value.repeat_interleave(x.shape[1]) for value in joined)))
+    draw = Draw(tuple(ops), False, draws[0].size)
+    return apply_draw(x.flatten(0, 1), draw).unflatten(0, x.shape[:2])
+
+
+def _index(places: Sequence[int], x: Tensor) -> Tensor:
+    return upload(torch.tensor(places), x.device)
+
+
 def _per_image(values: Tensor, x: Tensor) -> Tensor:
     """(rows,) on the CPU -> (rows, 1, 1, 1) with the device and dtype of x."""
-    return values.to(x.device, x.dtype).view(-1, 1, 1, 1)
+    return upload(values.to(x.dtype), x.device).view(-1, 1, 1, 1)
 
 
 def _color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
@@ -217,37 +252,41 @@ def _crop(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         left, right = max(dx, 0), width + min(dx, 0)
         kept = x[..., top:bottom, left:right]
         return F.pad(kept, (max(-dx, 0), max(dx, 0), max(-dy, 0), max(dy, 0)))
-    y, ok_y = _places(rows, height)
-    x_, ok_x = _places(columns, width)
-    index = (y[:, :, None] * width + x_[:, None, :]).flatten(1)[:, None].to(x.device)
-    inside = (ok_y[:, :, None] & ok_x[:, None, :])[:, None].to(x.device)
+    y, ok_y = _places(upload(rows, x.device), height)
+    x_, ok_x = _places(upload(columns, x.device), width)
+    index = (y[:, :, None] * width + x_[:, None, :]).flatten(1)[:, None]
+    inside = (ok_y[:, :, None] & ok_x[:, None, :])[:, None]
     moved = x.flatten(2).gather(2, index.expand(-1, x.shape[1], -1)).view_as(x)
     return torch.where(inside, moved, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def _places(shift: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Source places (n, side), clamped into the image, and which of them were inside."""
-    places = torch.arange(side) + shift[:, None]
+    places = torch.arange(side, device=shift.device) + shift[:, None]
     return places.clamp(0, side - 1), (places >= 0) & (places < side)
 
 
 def _cutout(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    kept = ~(_hole(rows, x.shape[-2])[:, :, None] & _hole(columns, x.shape[-1])[:, None, :])
-    return x * kept[:, None].to(x.device, x.dtype)
+    down, across = (
+        _hole(upload(rows, x.device), x.shape[-2]),
+        _hole(upload(columns, x.device), x.shape[-1]),
+    )
+    kept = ~(down[:, :, None] & across[:, None, :])
+    return x * kept[:, None].to(x.dtype)
 
 
 def _hole(centre: Tensor, side: int) -> Tensor:
     """(n,) centres -> (n, side) bool: the places that the hole covers, cut off at the border."""
     hole = hole_side(side)
     first = centre[:, None] - hole // 2
-    places = torch.arange(side)
+    places = torch.arange(side, device=centre.device)
     return (places >= first) & (places < first + hole)
 
 
 def _flip(x: Tensor, mirror: Tensor) -> Tensor:
     if len(mirror) == 1:
         return x.flip(-1) if bool(mirror) else x
-    return torch.where(mirror.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+    return torch.where(upload(mirror, x.device).view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def _scale(x: Tensor, sx: Tensor, sy: Tensor) -> Tensor:
@@ -268,7 +307,7 @@ def _affine(x: Tensor, matrix: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     # Half precision cannot hold sampling coordinates: sample in float32 and convert back.
     precise = x.dtype if x.dtype == torch.float64 else torch.float32
     rows = [torch.stack([a, b, torch.zeros_like(a)], -1) for a, b in matrix]
-    theta = torch.stack(rows, 1).to(x.device, precise)
+    theta = upload(torch.stack(rows, 1).to(precise), x.device)
     grid = F.affine_grid(theta, [len(theta), 1, *x.shape[-2:]], align_corners=False)
     grid = grid.expand(len(x), -1, -1, -1)
     return F.grid_sample(x.to(precise), grid, align_corners=False).to(x.dtype)
@@ -328,7 +367,7 @@ def apply_cutmix(x: Tensor, draw: CutMixDraw) -> Tensor:
         return x
     mixed = x.clone()
     box = x[..., top:bottom, left:right]
-    mixed[..., top:bottom, left:right] = box[draw.perm.to(x.device)]
+    mixed[..., top:bottom, left:right] = box[upload(draw.perm, x.device)]
     return mixed
 
 
@@ -337,4 +376,4 @@ def cutmix_targets(targets: Tensor, draw: CutMixDraw) -> Tensor:
 
     Cross-entropy is linear in its targets, so their loss is IDC's weighted sum of two losses.
     """
-    return draw.rho * targets + (1 - draw.rho) * targets[draw.perm.to(targets.device)]
+    return draw.rho * targets + (1 - draw.rho) * targets[upload(draw.perm, targets.device)]

@@ -127,7 +127,9 @@ def row_images(row: Row, stored: StoredSet, real: RealData, seed: int) -> Images
 class TrainingData:
     """Training images of a row as fetches for a `Trainer`, fused as the row says."""
 
-    def __init__(self, row: Row, images: Images, real: RealData, seed: int) -> None:
+    def __init__(
+        self, row: Row, images: Images, real: RealData, seed: int, device: str = "cpu"
+    ) -> None:
         pixels, labels, experts = images
         soft = labels if labels.dim() == 2 else None
         hard = labels if soft is None else labels.argmax(1)
@@ -141,6 +143,9 @@ class TrainingData:
                 pixels, hard, experts, classes=real.classes, mean=real.mean, std=real.std,
                 soft_labels=soft, normalize=True, seed=seed, fuse=row.fuse,
             )  # fmt: skip
+        # The whole set lies on the device: batches are put together and augmented there.
+        self.images = self.plain.images.to(device)
+        self.targets = self.plain.served_targets.to(device)
 
     def __len__(self) -> int:
         return len(self.plain)
@@ -152,7 +157,7 @@ class TrainingData:
 
         def batch(augment: Augment, plain: bool) -> tuple[Tensor, Tensor]:
             ds = self.plain if plain else self.fused
-            return ds.serve(index, served, ds.images, ds.served_targets, augment)
+            return ds.serve(index, served, self.images, self.targets, augment)
 
         return batch
 
@@ -214,11 +219,19 @@ def evaluate(
             "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
             "pixel stands for the whole image: use fuse=mixup, or --protocol common"
         )
+    on_device = None if whitening is None else whitening.to(profile.device)
+
+    def whitened(pixels: Tensor) -> Tensor:
+        assert on_device is not None
+        return on_device.whiten(pixels.float() / 255)
+
     for job in jobs:
         began = time.perf_counter()
         streams = Streams(seed).scope("evaluate", job.network, job.repeat, job.row.draw)
         images = row_images(job.row, stored, real, seed)
-        data = TrainingData(job.row, *_seen(images, real, whitening), streams.key("fuse"))
+        data = TrainingData(
+            job.row, *_seen(images, real, whitening), streams.key("fuse"), profile.device
+        )
 
         def told(epoch: int, loss: float, job: Job = job) -> None:
             if on_epoch is not None:
@@ -227,7 +240,7 @@ def evaluate(
         trainer = train_network(data, recipe, job.network, real, streams, width, told, profile)
         right = accuracy(
             trainer.network, real.test.images, real.test.labels,
-            real.normalized if whitening is None else lambda x: whitening.whiten(x.float() / 255),
+            real.normalized if whitening is None else whitened,
             profile=trainer.arithmetic.profile,
         )  # fmt: skip
         yield _record(

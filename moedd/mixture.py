@@ -159,18 +159,23 @@ class Mixture:
         )
         parts = [part.to(profile.device) for part in parts]
         trained_on = [whole(real).to(profile.device)] if config.pool.train_on == "all" else parts
+        settings_of = list(zip(config.methods, config.experts, strict=True))
+        # The diversity step and its report take features from the pool's networks.
+        trained = len(settings_of) > 1 or any(
+            expert_class(method).uses_stored(settings) for method, settings in settings_of
+        )
         pools = []
         for part in trained_on:
             pools.append(
                 load_pool(
                     part, config.network, config.width, config.pool, home / "pools", reporter,
-                    profile,
+                    profile, trained,
                 )
             )  # fmt: skip
         ground = Ground(lambda: whole(real).to(profile.device), home, reporter, profile)
         prepared = [
             expert_class(method).prepare(parts[e], settings, pools[e % len(pools)], ground)
-            for e, (method, settings) in enumerate(zip(config.methods, config.experts, strict=True))
+            for e, (method, settings) in enumerate(settings_of)
         ]
         return cls(config, parts, pools, profile, prepared)
 
@@ -228,7 +233,8 @@ class Mixture:
         if effort.max_hours is None:
             return effort.fraction
         limit = effort.max_hours * 3600
-        compiling = self.profile.for_work(limit * NOMINAL_RATE / len(self.experts)).compiled
+        work = limit * NOMINAL_RATE[self.profile.device] / len(self.experts)
+        compiling = self.profile.for_work(work).compiled
         seconds = self._schedule_seconds(bool(compiling))
         if not all(form == compiling for form in self.settle(min(1.0, limit / seconds))):
             # The work that fits is too little, or too much, for the form that was timed.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from moedd.ondevice import per_channel, upload
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd_loaders.errors import DataError
@@ -55,7 +56,7 @@ class PartData:
 
     def unit(self, rows: Tensor) -> Tensor:
         """Images at `rows` in unit space: float32, 0 black, 1 white."""
-        return self.images[rows].to(torch.float32) / 255
+        return self.images[upload(rows, self.images.device)].to(torch.float32) / 255
 
     def normalized(self, rows: Tensor) -> Tensor:
         """Images at `rows` in normalised space: float32, mean 0 and std 1 per channel."""
@@ -76,14 +77,12 @@ def cache_key(part: PartData, form: int, precision: str, **spec: Any) -> str:
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Unit space to normalised space: `(x - mean) / std` per channel of (n, C, H, W)."""
-    shape = (1, -1, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    return (images - per_channel(mean, images)) / per_channel(std, images)
 
 
 def denormalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Normalised space to unit space, the inverse of `normalize`; nothing is clipped."""
-    shape = (1, -1, 1, 1)
-    return images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
+    return images * per_channel(std, images) + per_channel(mean, images)
 
 
 def split_parts(

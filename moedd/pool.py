@@ -17,6 +17,7 @@ from torch import Tensor
 from moedd.arithmetic import forward_operations
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, build_network
+from moedd.ondevice import upload
 from moedd.parts import PartData, cache_key
 from moedd.profile import Profile
 from moedd.progress import Reporter
@@ -94,6 +95,7 @@ def network_recipe(config: PoolConfig) -> Recipe:
 
 def real_batch(part: PartData, rows: Tensor) -> Fetch:
     """One batch of real images, for a trainer."""
+    rows = upload(rows, part.images.device)
     return lambda augment, _: (augment(part.normalized(rows)), part.labels[rows])
 
 
@@ -113,9 +115,10 @@ def load_pool(
     folder: Path,
     reporter: Reporter | None = None,
     profile: Profile | None = None,
+    trained: bool = True,
 ) -> Pool:
     """The pool of these settings from `folder`, training what is not there yet. Its networks lie
-    on the profile's device.
+    on the profile's device. With `trained` False it has an architecture and no stored networks.
 
     A killed call goes on with the first network that is not whole; two calls at once wait for each
     other.
@@ -135,7 +138,7 @@ def load_pool(
     stored: list[StoredNetwork] = []
     told = reporter or Reporter(quiet=True)
     with FileLock(place / "lock"):
-        for n in range(config.networks):
+        for n in range(config.networks if trained else 0):
             path = place / f"network-{n:02d}.safetensors"
             if not path.exists():
                 _train_one(part, network_name, width, config, n, path, told, profile)

@@ -30,14 +30,20 @@ AUTO = "float32"
 
 # Operations from which compiling repays its cold start (about a minute for a matching function):
 # in float32 it saves a tenth to a third of the time, in bfloat16 more than half.
-_REPAYS = {"float32": 6e13, "bfloat16": 1.5e13}
-# What two CPU cores do in a second, roughly: turns hours into operations.
-NOMINAL_RATE = 1e11
+_REPAYS = {
+    ("cpu", "float32"): 6e13,
+    ("cpu", "bfloat16"): 1.5e13,
+    ("cuda", "float32"): 2e14,
+    ("cuda", "bfloat16"): 2e14,
+}
+# What two CPU cores, and a data centre's GPU, do in a second, roughly: turns hours into operations.
+NOMINAL_RATE = {"cpu": 1e11, "cuda": 2e13}
 
 # glibc's mallopt parameter numbers (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 Precision = Literal["float32", "bfloat16"]
+Layout = Literal["contiguous", "channels_last", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Profile:
 
     `compiled`: None leaves it to the amount of work (`for_work`), else it is settled.
     `classes_at_once`: how many classes of a step go through the network in one call.
+    `layout`: memory format of images in bfloat16: "contiguous", "channels_last", or "mixed",
+    channels last for networks without normalisation only.
     """
 
     name: str = "float32"
@@ -56,6 +64,7 @@ class Profile:
     precision: Precision = "float32"
     compiled: bool | None = False
     classes_at_once: int = 1
+    layout: Layout = "contiguous"
 
     def describe(self) -> dict[str, str | int | bool | None]:
         """The fields as plain values, for JSON."""
@@ -70,7 +79,12 @@ class Profile:
         """The profile with `compiled` settled for so many floating-point operations."""
         if self.compiled is not None:
             return self
-        return replace(self, compiled=operations >= _REPAYS[self.precision])
+        return replace(self, compiled=operations >= _REPAYS[self.device, self.precision])
+
+    def memory_format(self, normalised: bool) -> torch.memory_format:
+        """Of the images that a network sees, which has normalisation layers or not."""
+        last = self.layout == "channels_last" or (self.layout == "mixed" and not normalised)
+        return torch.channels_last if last else torch.contiguous_format
 
     def __str__(self) -> str:
         compiling = {None: "compiled if it repays", True: "compiled", False: "not compiled"}
@@ -109,6 +123,7 @@ def choose_profile(name: str = "auto", device: str | None = None) -> Profile:
         compiled=None if prepare_compiler(device) else False,
         # On a GPU ten small calls cost ten launches; on a CPU one class fills the cores.
         classes_at_once=10 if device == "cuda" else 1,
+        layout="mixed" if precision == "bfloat16" else "contiguous",
     )
 
 

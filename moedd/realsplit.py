@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moedd.ondevice import per_channel
 from moedd_loaders.errors import DataError
 
 __all__ = ["HOLDOUT", "RealData", "RealSplit", "fingerprint", "stratified_holdout"]
@@ -78,9 +79,8 @@ class RealData:
 
     def normalized(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 (pixel / 255 - mean) / std, on the device of `images`."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        return (images.float() / 255 - mean) / std
+        pixels = images.float() / 255
+        return (pixels - per_channel(self.mean, pixels)) / per_channel(self.std, pixels)
 
     def require_per_class(self, n: int, what: str) -> None:
         """Raises DataError, naming the smallest class, unless every class has `n` images.

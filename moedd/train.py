@@ -24,6 +24,7 @@ from moedd.augment import (
     select_families,
 )
 from moedd.networks import Network
+from moedd.ondevice import upload
 from moedd.profile import Profile
 from moedd.streams import Streams
 
@@ -116,7 +117,8 @@ class Trainer:
         )
         images, labels = fetch(lambda x: self.augment(x, generator), boxed)
         targets = labels if labels.dim() == 2 else F.one_hot(labels, self.network.classes)
-        images, targets = images.to(self.device), targets.to(self.device, images.dtype)
+        images = upload(images, self.device)
+        targets = upload(targets, self.device).to(images.dtype)
         if boxed:
             cut = draw_cutmix(generator, len(images), (images.shape[2], images.shape[3]))
             images, targets = apply_cutmix(images, cut), cutmix_targets(targets, cut)
@@ -161,12 +163,14 @@ def accuracy(
     batch: int = TEST_BATCH,
     profile: Profile | None = None,
 ) -> float:
-    """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8) into network input."""
+    """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8), on the profile's
+    device, into network input."""
     profile = (profile or Profile()).for_work(0)
     functions = arithmetic(template(network, training=False), profile)
     state = {name: tensor.to(profile.device) for name, tensor in state_of(network).items()}
     right = torch.zeros((), dtype=torch.int64, device=profile.device)
+    images, labels = upload(images, profile.device), upload(labels, profile.device)
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        logits = functions.logits(state, prepare(x).to(profile.device), whole=len(x) == batch)
-        right += (logits.argmax(1) == y.to(profile.device)).sum()
+        logits = functions.logits(state, prepare(x), whole=len(x) == batch)
+        right += (logits.argmax(1) == y).sum()
     return int(right) / len(labels)

@@ -31,6 +31,7 @@ from moedd.arithmetic import flatten, forward_operations, unflatten
 from moedd.augment import DSA_FAMILIES
 from moedd.checkpoint import load_checkpoint, save_checkpoint
 from moedd.networks import Network, fresh_network
+from moedd.ondevice import upload
 from moedd.parts import PartData, cache_key
 from moedd.pool import real_batch
 from moedd.profile import Profile
@@ -239,6 +240,7 @@ class _Maker:
         whitening = self.whitening
         if whitening is None:
             return real_batch(self.part, rows)
+        rows = upload(rows, self.part.images.device)
         images, labels = whitening.whiten(self.part.unit(rows)), self.part.labels[rows]
         return lambda augment, _: (augment(images), labels)
 

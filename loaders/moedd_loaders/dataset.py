@@ -229,15 +229,20 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
     ) -> tuple[Tensor, Tensor]:
         """One fused batch out of `images` and `targets` (the whole set, on any device)."""
         plan = self.plan(index, served)
-        rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(images.device)
+        # Not waited for: a GPU goes on with what it was given before.
+        device = images.device
+        rows = torch.from_numpy(np.column_stack([index, plan.partner]))
+        rows = rows.to(device, non_blocking=True)
         place = rows
         if self.transform is not None or batch_transform is not None:
             images = self._transformed(images[rows.flatten()], batch_transform)
             place = torch.arange(len(images), device=images.device).view_as(rows)
             if plan.box is not None:  # another size has other boxes, of the same draws
                 plan = self.plan(index, served, (images.shape[-2], images.shape[-1]))
-        weight = torch.from_numpy(plan.weight).to(images.device)
-        box = None if plan.box is None else torch.from_numpy(plan.box).to(images.device)
+        weight = torch.from_numpy(plan.weight).to(device, non_blocking=True)
+        box = None
+        if plan.box is not None:
+            box = torch.from_numpy(plan.box).to(device, non_blocking=True)
         return blend_images(images, place, weight, box), self.blend_targets(targets, rows, weight)
 
     def blend_targets(self, targets: Tensor, rows: Tensor, weight: Tensor) -> Tensor:

@@ -101,6 +101,12 @@ class Expert:
         trajectories), and is then given as `prepared`; None where there is nothing."""
         return None
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        """Whether the method takes trained networks from the pool, not only its architecture:
+        where nobody does, none are trained."""
+        return True
+
     def initial_images(self) -> Tensor:
         """Stored images at the start, made from the part."""
         raise NotImplementedError

@@ -67,6 +67,10 @@ class RandomCoreset(Coreset):
     config_class: ClassVar[type[ExpertConfig]] = CoresetConfig
     source: ClassVar[str] = "baseline"
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        return False
+
     def choose(self, c: int) -> Tensor:
         generator = self.streams.generator("class", c)
         return torch.randperm(len(self.part.rows[c]), generator=generator)[: self.config.ipc]

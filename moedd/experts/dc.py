@@ -81,6 +81,10 @@ class DC(SummedExpert):
     space: ClassVar[Space] = "normalized"
     config: DCConfig
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        return False
+
     def initial_images(self) -> Tensor:
         """Noise N(0, 1), or real images of each class drawn without replacement."""
         streams = self.streams.scope("init")

@@ -16,6 +16,7 @@ from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.mosaic import real_images
 from moedd.experts.moving import Batches, ImageSGD, SummedExpert
 from moedd.networks import fresh_network
+from moedd.ondevice import upload
 
 
 class DMConfig(ExpertConfig):
@@ -42,6 +43,10 @@ class DM(SummedExpert):
     space: ClassVar[Space] = "normalized"
     config: DMConfig
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        return False
+
     def initial_images(self) -> Tensor:
         """Real images of each class, drawn without replacement."""
         stored = real_images(self.part, self.config.ipc, self.streams.scope("init"))
@@ -56,9 +61,8 @@ class DM(SummedExpert):
         """One image step on all classes under a fresh network."""
         streams = self.streams.scope("step", self.done)
         network = fresh_network(self.pool.network, streams.generator("network"))
-        parameters = {
-            name: p.detach().to(self.images.device) for name, p in network.named_parameters()
-        }
+        device = self.images.device
+        parameters = {name: upload(p.detach(), device) for name, p in network.named_parameters()}
         value = self.image_step(parameters, streams, self.config.batch_real, self.config.augment)
         self.done += 1
         return {"match": value}

@@ -24,12 +24,11 @@ from pydantic import Field
 from torch import Tensor
 
 from moedd.arithmetic import forward_operations
-from moedd.augment import apply_draw, draw_idc
+from moedd.augment import draw_idc
 from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.live import LiveNetwork
 from moedd.experts.mosaic import mosaics, shrink
-from moedd.experts.moving import Batches, ClasswiseSGD, MovingExpert
-from moedd.parts import normalize
+from moedd.experts.moving import ClasswiseSGD, MovingExpert
 from moedd.streams import Streams
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
@@ -90,6 +89,11 @@ class IDC(MovingExpert):
     space: ClassVar[Space] = "unit"
     config: IDCConfig
     optimizer: ClasswiseSGD
+
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        assert isinstance(config, IDCConfig)
+        return config.networks == "stored"
 
     def initial_images(self) -> Tensor:
         """Mosaics of the part's first ipc*f*f images of each class, cut down by pixel dropping.
@@ -156,24 +160,19 @@ class IDC(MovingExpert):
     ) -> Tensor:
         """One image step of each class of the group; returns their losses (classes,)."""
         names = _MATCH_AUGMENT if self.config.match_cutout else _MATCH_AUGMENT[:2]
-        real, leaves, images = [], [], []
-        for c in group:
-            self.optimizer.before(c, self.rows(c))
-            own = streams.scope("class", c)
-            draw = draw_idc(own.generator("augment"), 1, self.part.shape, names, shared=True)
-            unit = self.part.unit(real_rows[c])
-            real.append(apply_draw(normalize(unit, self.part.mean, self.part.std), draw))
-            kept = self._kept(own.generator("keep"))
-            leaves.append(self.leaf(c))
-            decoded = self.training_images(leaves[-1])
-            images.append(apply_draw(decoded if kept is None else decoded[kept], draw))
-        batches = Batches(torch.stack(real), torch.stack(images), leaves)
-        classes = self.labels.new_tensor(group)
+        rows = self.group_rows(group)
+        self.optimizer.before(group, rows)
+        own = [streams.scope("class", c) for c in group]
+        draws = [
+            draw_idc(stream.generator("augment"), 1, self.part.shape, names, shared=True)
+            for stream in own
+        ]
+        batches = self.batches(group, [real_rows[c] for c in group], draws, self._kept(own))
         gradient, losses = self.arithmetic.gradient_match(
-            parameters, batches.real, batches.made.detach(), classes, self.config.metric
-        )
-        for c, move in zip(group, batches.gradients(gradient), strict=True):
-            self.optimizer.step(c, self.rows(c), move)
+            parameters, batches.real, batches.made.detach(), self.group_classes(group),
+            self.config.metric,
+        )  # fmt: skip
+        self.optimizer.step(group, rows, batches.gradient(gradient))
         return losses
 
     def settle(self, operations: float) -> None:
@@ -197,12 +196,12 @@ class IDC(MovingExpert):
         order = torch.randperm(len(rows), generator=self.streams.generator("real", c, epoch))
         return rows[order[position * batch : (position + 1) * batch]]
 
-    def _kept(self, generator: torch.Generator) -> Tensor | None:
-        """Which training images of a class take part in a step; None for all of them."""
+    def _kept(self, own: Sequence[Streams]) -> list[Tensor] | None:
+        """Which training images of each class take part in a step; None for all of them."""
         decoded, most = self.config.ipc * self.config.factor**2, self.config.batch_syn_max
         if decoded <= most:
             return None
-        return torch.randperm(decoded, generator=generator)[:most]
+        return [torch.randperm(decoded, generator=s.generator("keep"))[:most] for s in own]
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), **self.live.state_dict()}

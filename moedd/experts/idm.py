@@ -146,14 +146,13 @@ class IDM(MovingExpert):
     ) -> tuple[Tensor, Tensor]:
         """One image step of each class of the group; returns matching losses and cross-entropies,
         both (classes,)."""
-        for c in group:
-            self.optimizer.before(c, self.rows(c))
+        rows = self.group_rows(group)
+        self.optimizer.before(group, rows)
         batches = self.siamese(group, streams, self.config.batch_real, self.config.augment)
         gradient, match, ce = self.arithmetic.feature_match(
-            parameters, batches.real, batches.made.detach(), self.labels.new_tensor(group), weight
+            parameters, batches.real, batches.made.detach(), self.group_classes(group), weight
         )
-        for c, move in zip(group, batches.gradients(gradient), strict=True):
-            self.optimizer.step(c, self.rows(c), move)
+        self.optimizer.step(group, rows, batches.gradient(gradient))
         return match, ce
 
     def step_operations(self) -> float:

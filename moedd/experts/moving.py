@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moedd.augment import DSA_FAMILIES, apply_draw, draw_dsa, select_families
+from moedd.augment import DSA_FAMILIES, Draw, apply_each, draw_dsa, select_families
 from moedd.experts.base import Expert
+from moedd.ondevice import upload
 from moedd.streams import Streams
 from moedd_loaders.errors import NonFiniteError
 
@@ -51,23 +52,39 @@ class ClasswiseSGD(ImageOptimizer):
     def __init__(self, images: Tensor, classes: int, lr: float, momentum: float) -> None:
         super().__init__(images, lr, momentum)
         self.classes = classes
+        self._kept: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def before(self, c: int, rows: slice) -> None:
-        """Move class c through the steps of the classes visited before it in this round."""
-        self._coast(rows, c)
+    def before(self, group: Sequence[int], rows: slice) -> None:
+        """Move the classes of `group`, whose images are `rows`, each through the steps of the
+        classes visited before it in this round."""
+        self._coast(rows, tuple(group))
 
-    def step(self, c: int, rows: slice, gradient: Tensor) -> None:
-        """Class c's own step, then the steps of the classes visited after it."""
+    def step(self, group: Sequence[int], rows: slice, gradient: Tensor) -> None:
+        """Each class's own step, then the steps of the classes visited after it."""
         velocity = self.velocity[rows]
         velocity.mul_(self.momentum).add_(gradient)
         self.images[rows].sub_(velocity, alpha=self.lr)
-        self._coast(rows, self.classes - 1 - c)
+        self._coast(rows, tuple(self.classes - 1 - c for c in group))
 
-    def _coast(self, rows: slice, steps: int) -> None:
-        m = self.momentum
-        travel = sum(m**j for j in range(1, steps + 1))
-        self.images[rows].sub_(self.velocity[rows], alpha=self.lr * travel)
-        self.velocity[rows].mul_(m**steps)
+    def _coast(self, rows: slice, steps: tuple[int, ...]) -> None:
+        images, velocity = (
+            x[rows].unflatten(0, (len(steps), -1)) for x in (self.images, self.velocity)
+        )
+        travel, kept = self._coefficients(steps)
+        images.addcmul_(velocity, travel, value=-1)
+        velocity.mul_(kept)
+
+    def _coefficients(self, steps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Per class: what its velocity is multiplied by to move the images, and what is left of
+        it; kept, because every round needs the same."""
+        if steps not in self._kept:
+            m = self.momentum
+            travel = [self.lr * sum(m**j for j in range(1, n + 1)) for n in steps]
+            shape = (-1, *[1] * self.images.dim())
+            both = torch.tensor([travel, [m**n for n in steps]], dtype=self.images.dtype)
+            moving, left = both.to(self.images.device).unbind()
+            self._kept[steps] = moving.view(shape), left.view(shape)
+        return self._kept[steps]
 
 
 class ImageSGD(ImageOptimizer):
@@ -82,15 +99,16 @@ class ImageSGD(ImageOptimizer):
 @dataclass(frozen=True, eq=False)
 class Batches:
     """Training images of some classes, normalised and augmented: `real` (classes, n, C, H, W), and
-    `made` (classes, m, C, H, W) with a graph to `leaves`, each class's stored images."""
+    `made` (classes, m, C, H, W) with a graph to `leaf` (classes*ipc, C, H, W), their stored
+    images."""
 
     real: Tensor
     made: Tensor
-    leaves: list[Tensor]
+    leaf: Tensor
 
-    def gradients(self, by_made: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of the leaves, given that of `made`."""
-        return torch.autograd.grad(self.made, self.leaves, by_made)
+    def gradient(self, by_made: Tensor) -> Tensor:
+        """Gradient of the leaf, given that of `made`."""
+        return torch.autograd.grad(self.made, self.leaf, by_made)[0]
 
 
 class MovingExpert(Expert):
@@ -98,9 +116,37 @@ class MovingExpert(Expert):
 
     optimizer: ImageOptimizer
 
-    def leaf(self, c: int) -> Tensor:
-        """Stored images of class c as they are now, to be differentiated."""
-        return self.images[self.rows(c)].clone().requires_grad_()
+    def group_rows(self, group: Sequence[int]) -> slice:
+        """Positions of a group of neighbouring classes among the stored images."""
+        return slice(self.rows(group[0]).start, self.rows(group[-1]).stop)
+
+    def group_classes(self, group: Sequence[int]) -> Tensor:
+        """The classes of the group, int64, on the device of the images."""
+        return self.labels[self.group_rows(group)][:: self.config.ipc]
+
+    def batches(
+        self,
+        group: Sequence[int],
+        real_rows: Sequence[Tensor],
+        draws: Sequence[Draw] | None,
+        kept: Sequence[Tensor] | None = None,
+    ) -> Batches:
+        """Real and synthetic images of each class of the group, both augmented by its draw.
+
+        `real_rows`, `draws` and `kept` go by the classes of the group: as many real rows for each,
+        and which of the class's decoded images take part (None: all).
+        """
+        real = self.part.normalized(torch.cat(list(real_rows))).unflatten(0, (len(group), -1))
+        leaf = self.images[self.group_rows(group)].clone().requires_grad_()
+        # Decoded, the images lie cell by cell, and within a cell class by class.
+        made = self.training_images(leaf).unflatten(0, (-1, len(group), self.config.ipc))
+        made = made.transpose(0, 1).flatten(1, 2)
+        if kept is not None:
+            chosen = upload(torch.stack(list(kept)), made.device)
+            made = torch.stack([own[rows] for own, rows in zip(made, chosen, strict=True)])
+        if draws is not None:
+            real, made = apply_each(real, draws), apply_each(made, draws)
+        return Batches(real, made, leaf)
 
     def siamese(
         self, group: Sequence[int], streams: Streams, batch_real: int, augment: bool
@@ -109,20 +155,15 @@ class MovingExpert(Expert):
         class is taken whole, as in the published code), and all of its synthetic ones; with
         `augment`, one DSA draw per class for both."""
         families = select_families(DSA_FAMILIES, flip=self.part.flip)
-        real, images, leaves = [], [], []
+        real_rows, draws = [], []
         for c in group:
             rows = self.part.rows[c]
             order = torch.randperm(len(rows), generator=streams.generator("real", c))
-            x = self.part.normalized(rows[order[:batch_real]])
-            leaves.append(self.leaf(c))
-            made = self.training_images(leaves[-1])
+            real_rows.append(rows[order[:batch_real]])
             if augment:
                 generator = streams.generator("augment", c)
-                draw = draw_dsa(generator, 1, self.part.shape, families, shared=True)
-                x, made = apply_draw(x, draw), apply_draw(made, draw)
-            real.append(x)
-            images.append(made)
-        return Batches(torch.stack(real), torch.stack(images), leaves)
+                draws.append(draw_dsa(generator, 1, self.part.shape, families, shared=True))
+        return self.batches(group, real_rows, draws or None)
 
     def accept(self, losses: Mapping[str, float]) -> None:
         """Note the length of the step that the optimiser made since `begin`.
@@ -165,10 +206,9 @@ class SummedExpert(MovingExpert):
         gradient, losses = torch.zeros_like(self.images), []
         for group in self.class_groups([min(batch_real, len(rows)) for rows in self.part.rows]):
             batches = self.siamese(group, streams, batch_real, augment)
-            by_made, own = self.match(parameters, batches, self.labels.new_tensor(group))
+            by_made, own = self.match(parameters, batches, self.group_classes(group))
             losses.append(own)
-            for c, move in zip(group, batches.gradients(by_made), strict=True):
-                gradient[self.rows(c)] = move
+            gradient[self.group_rows(group)] = batches.gradient(by_made)
         self.optimizer.step(gradient)
         value = float(torch.cat(losses).mean())
         self.accept({"matching loss": value})

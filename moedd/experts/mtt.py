@@ -32,6 +32,7 @@ from moedd.augment import DSA_FAMILIES, draw_dsa, select_families
 from moedd.experts.adjoint import Match, StudentStep, match_trajectory
 from moedd.experts.base import Expert, ExpertConfig, Ground, Space, register_expert
 from moedd.experts.mttpresets import preset_row
+from moedd.ondevice import upload
 from moedd.parts import PartData, normalize
 from moedd.pool import Pool
 from moedd.streams import Streams
@@ -122,6 +123,10 @@ class MTT(Expert):
             ground.home / "trajectories", ground.reporter, ground.profile,
         )  # fmt: skip
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        return False
+
     def initial_images(self) -> Tensor:
         """`ipc` random real images of each class."""
         if self.prepared is None:
@@ -178,7 +183,7 @@ class MTT(Expert):
     def _match(self, streams: Streams) -> Match:
         number, epoch = self._segment(streams)
         start, target = (
-            snapshot.to(self.images)
+            upload(snapshot, self.images.device).to(self.images.dtype)
             for snapshot in self.prepared.snapshots(
                 number, epoch, epoch + self.config.expert_epochs
             )
@@ -213,7 +218,7 @@ class MTT(Expert):
             if self.config.augment:
                 generator = streams.generator("augment", i)
                 draw = draw_dsa(generator, len(rows), self.part.shape, families, shared=False)
-            steps.append(StudentStep(rows.to(self.images.device), draw))
+            steps.append(StudentStep(upload(rows, self.images.device), draw))
         return steps
 
     def _move(self, by_images: Tensor, by_step_size: float) -> None:

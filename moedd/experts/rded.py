@@ -106,6 +106,11 @@ class RDED(Expert):
     space: ClassVar[Space] = "unit"
     config: RDEDConfig
 
+    @classmethod
+    def uses_stored(cls, config: ExpertConfig) -> bool:
+        assert isinstance(config, RDEDConfig)
+        return config.observer == "pool"
+
     def initial_images(self) -> Tensor:
         """The finished images: cell k (along rows) of a class's images holds the crops ranked
         k*ipc to (k+1)*ipc-1, so that every stored image has good and less good ones."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import jobs, reference
-from benchmarks.workers import Worker
+from benchmarks.workers import Here, Timed, Worker
 from moedd.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,11 +56,30 @@ def test_unknown_names_are_listed() -> None:
 
 
 def test_a_failing_job_is_an_error_here() -> None:
-    def make():  # type: ignore[no-untyped-def]
-        raise ValueError("no such shape")
+    def make(name: str) -> Timed:
+        raise ValueError(f"no such shape: {name}")
 
-    with Worker(make) as worker, pytest.raises(RuntimeError, match="no such shape"):
-        worker.turn()
+    with Worker(make) as worker, pytest.raises(RuntimeError, match="no such shape: square"):
+        worker.turn("square")
+
+
+@pytest.mark.parametrize("kind", [Worker, Here])
+def test_a_worker_makes_each_job_once_and_runs_it_by_name(kind: type[Worker]) -> None:
+    made: list[str] = []
+
+    def make(name: str) -> Timed:
+        made.append(name)
+        return lambda: len(made) + len(name) / 10
+
+    with kind(make) as worker:
+        worker.begin("one")
+        worker.begin("three")
+        worker.ready()
+        worker.forget_peak()
+        assert worker.turn("three") == 2.5
+        assert worker.turn("one") == worker.turn("one") == 2.3
+        assert worker.turn("seventeen") == 3.9
+        assert worker.peak_mb() > 1
 
 
 def test_plain_distance_correlation_is_dcors() -> None:

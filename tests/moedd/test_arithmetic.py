@@ -26,7 +26,7 @@ from moedd.arithmetic import (
 from moedd.augment import DSA_FAMILIES, Draw, apply_draw, draw_family, draw_idc
 from moedd.networks import build_network
 from moedd.parts import normalize, whole
-from moedd.profile import Profile
+from moedd.profile import Layout, Profile
 from moedd_loaders.decode import decode
 from moedd_loaders.manifest import TilesDecode
 
@@ -163,11 +163,13 @@ def test_classes_together_are_classes_one_by_one(method: str) -> None:
         assert same == pytest.approx(losses, rel=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("method", ["idc", "dc", "idm"])
-def test_classes_together_in_bfloat16(method: str) -> None:
+def test_classes_together_in_bfloat16(method: str, layout: Layout) -> None:
     # Under vmap the normalisation's result is promoted; every layer must still get its own type.
     one, losses = engine_step(method, Profile(precision="bfloat16"))
-    many, same = engine_step(method, Profile(precision="bfloat16", classes_at_once=10))
+    form = Profile(precision="bfloat16", classes_at_once=10, layout=layout)
+    many, same = engine_step(method, form)
     torch.testing.assert_close(many, one, rtol=0.02, atol=0.02)
     assert same == pytest.approx(losses, rel=0.05)
 
@@ -312,7 +314,7 @@ def test_channels_last_is_for_bfloat16_without_normalisation() -> None:
         ("convnet1", torch.contiguous_format),
     ):
         net = build_network(name, channels=3, classes=2, size=(32, 32), width=8)
-        made = Arithmetic(net, Profile(precision="bfloat16"))
+        made = Arithmetic(net, Profile(precision="bfloat16", layout="mixed"))
         assert made._layout == layout
         state, x = state_of(net), torch.randn(2, 3, 32, 32)
         exact = Arithmetic(net, Profile()).logits(state, x)

@@ -15,6 +15,7 @@ from moedd.augment import (
     Draw,
     apply_cutmix,
     apply_draw,
+    apply_each,
     draw_cutmix,
     draw_dsa,
     draw_family,
@@ -195,6 +196,25 @@ def test_a_shared_draw_equals_the_same_parameters_for_every_image(family: str) -
         repeated = tuple((f, tuple(v.expand(3) for v in values)) for f, values in draw.ops)
         apart = apply_draw(images(), Draw(repeated, False, draw.size))
         torch.testing.assert_close(apply_draw(images(), draw), apart)
+
+
+@pytest.mark.parametrize("draws", [draw_dsa, draw_idc])
+@pytest.mark.parametrize("groups", [1, 2, 7])
+def test_groups_by_their_own_draws_are_the_groups_one_by_one(
+    draws: Callable[..., Draw], groups: int
+) -> None:
+    for seed in range(4):
+        generator = seeded(seed)
+        own = [draws(generator, 1, SHAPE, DSA_FAMILIES, shared=True) for _ in range(groups)]
+        x = torch.stack([images() * (g + 1) for g in range(groups)]).requires_grad_()
+        together = apply_each(x, own)
+        apart = torch.stack([apply_draw(x[g], own[g]) for g in range(groups)])
+        torch.testing.assert_close(together, apart)
+        weights = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        torch.testing.assert_close(
+            torch.autograd.grad((together * weights).sum(), x),
+            torch.autograd.grad((apart * weights).sum(), x),
+        )
 
 
 @every_family

@@ -63,7 +63,8 @@ def test_choices_equal_a_slow_float64_version(n: int, d: int, seed: int, data: A
     k = data.draw(st.integers(1, n))
     x = cloud(n, d, seed)
     ours = kcenter(x, k).tolist()
-    assert ours == slow_kcenter(x.numpy(), k)
+    # Two rows are equally far from their mean, but for rounding.
+    assert n == 2 or ours == slow_kcenter(x.numpy(), k)
     # The last choice of herding among all rows, and any choice among two, can be a draw of
     # distances that are equal but for rounding: compare how well it follows the mean instead.
     ours, theirs = herding(x, k).tolist(), slow_herding(x.numpy(), k)

@@ -1,5 +1,6 @@
 """IDC against a slow float64 version of its reference: a gradient per class, torch's optimiser."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,12 +11,13 @@ from enginefactories import digits, make_expert, make_pool, random_data
 from torch import Tensor
 
 from moedd.arithmetic import gradient_distance
-from moedd.augment import Draw, apply_draw
-from moedd.experts import idc
+from moedd.augment import Draw, apply_draw, apply_each
+from moedd.experts import idc, moving
 from moedd.experts.base import Expert
 from moedd.experts.idc import IDCConfig, IDCIConfig
 from moedd.parts import normalize, whole
 from moedd.pool import Pool
+from moedd.streams import Streams
 
 Drawn = list[tuple[tuple[str, ...], Draw]]
 
@@ -146,21 +148,22 @@ def test_a_class_smaller_than_the_batch_is_taken_whole(served: list[Tensor]) -> 
 def test_at_most_so_many_training_images_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counting(x: Tensor, draw: Draw) -> Tensor:
-        sizes.append(len(x))
-        return apply_draw(x, draw)
+    def counting(x: Tensor, draws: Sequence[Draw]) -> Tensor:
+        sizes.append(x.shape[1])
+        return apply_each(x, draws)
 
-    monkeypatch.setattr(idc, "apply_draw", counting)
+    monkeypatch.setattr(moving, "apply_each", counting)
     expert = make_expert("idc", random_data((6, 6)), ipc=2, batch_syn_max=5, batch_real=4)
     expert.step()
     assert sizes == [4, 5, 4, 5]
     assert isinstance(expert, idc.IDC)
-    kept = [expert._kept(torch.Generator().manual_seed(s)) for s in range(9)]
-    assert all(len(set(k.tolist())) == 5 and int(k.max()) < 8 for k in kept if k is not None)
-    assert len({tuple(sorted(k.tolist())) for k in kept if k is not None}) > 1
+    kept = expert._kept([Streams(s) for s in range(9)])
+    assert kept is not None
+    assert all(len(set(k.tolist())) == 5 and int(k.max()) < 8 for k in kept)
+    assert len({tuple(sorted(k.tolist())) for k in kept}) > 1
     plenty = make_expert("idc", random_data((6, 6)), ipc=2, batch_syn_max=8)
     assert isinstance(plenty, idc.IDC)
-    assert plenty._kept(torch.Generator()) is None
+    assert plenty._kept([Streams(0)]) is None
 
 
 def test_every_stored_network_is_drawn() -> None:

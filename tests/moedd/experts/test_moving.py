@@ -37,9 +37,9 @@ def test_classwise_sgd_is_sgd_over_the_whole_tensor_stepped_once_per_class(
     for _ in range(rounds):
         for c in range(classes):
             rows = slice(c * ipc, (c + 1) * ipc)
-            ours.before(c, rows)
+            ours.before([c], rows)
             torch.testing.assert_close(images[rows], whole_tensor.detach()[rows])
-            ours.step(c, rows, pull(images[rows], c))
+            ours.step([c], rows, pull(images[rows], c))
             whole_tensor.grad = torch.zeros_like(whole_tensor)
             whole_tensor.grad[rows] = pull(whole_tensor.detach()[rows], c)
             reference.step()
@@ -53,9 +53,27 @@ def test_a_class_halves_its_movement_with_every_class_step_after_its_own() -> No
     images = torch.zeros(3, 1, dtype=torch.float64)
     optimizer = ClasswiseSGD(images, 3, lr=1.0, momentum=0.5)
     for c in range(3):
-        optimizer.before(c, slice(c, c + 1))
-        optimizer.step(c, slice(c, c + 1), torch.ones(1, 1, dtype=torch.float64))
+        optimizer.before([c], slice(c, c + 1))
+        optimizer.step([c], slice(c, c + 1), torch.ones(1, 1, dtype=torch.float64))
     assert images.flatten().tolist() == [-1.75, -1.5, -1.0]
+
+
+def test_classes_together_are_moved_as_one_after_another() -> None:
+    start = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    apart, together = start.clone(), start.clone()
+    one, many = (ClasswiseSGD(images, 4, 0.3, 0.5) for images in (apart, together))
+    # The pull must not depend on where the images are: those of a group move at the same time.
+    gradient = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for group in ([0], [1, 2, 3]):
+        rows = slice(2 * group[0], 2 * group[-1] + 2)
+        many.before(group, rows)
+        many.step(group, rows, gradient[rows])
+        for c in group:
+            own = slice(2 * c, 2 * c + 2)
+            one.before([c], own)
+            one.step([c], own, gradient[own])
+    torch.testing.assert_close(together, apart)
+    torch.testing.assert_close(many.velocity, one.velocity)
 
 
 def test_image_sgd_is_torchs_and_can_go_back() -> None:
