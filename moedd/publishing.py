@@ -84,14 +84,14 @@ def run_push(
     finally:
         reporter.end()
     if not made.changed:
-        print(f"{url}: already published as version {made.version}; nothing was changed")
+        print(f"{made.url}: already published as version {made.version}; nothing was changed")
         return
-    print(f"published: {url} (version {made.version}); every checksum agrees")
+    print(f"published: {made.url} (version {made.version}); every checksum agrees")
     print(
         f"files:     {len(made.written)} sent, {len(made.deleted)} deleted, "
         f"{len(made.unchanged)} unchanged"
     )
-    print(f"load it:\n{usage_lines(url, len(read_manifest(found.folder).experts))}")
+    print(f"load it:\n{usage_lines(made.url, len(read_manifest(found.folder).experts))}")
 
 
 def run_pull(

@@ -25,7 +25,7 @@ from moedd_loaders.errors import (
 )
 from moedd_loaders.manifest import MANIFEST, parse_manifest, tensor_files
 
-__all__ = ["explain_shelf", "fetch_url", "open_shelf", "shelf_folder"]
+__all__ = ["explain_shelf", "fetch_url", "open_shelf", "plain_url", "shelf_folder"]
 
 
 def open_shelf(url: str) -> tuple[Any, str]:
@@ -45,6 +45,11 @@ def open_shelf(url: str) -> tuple[Any, str]:
     return system, path
 
 
+def plain_url(url: str) -> str:
+    """A URL without the name and password that may stand in it, as it may be shown."""
+    return re.sub(r"://[^/@\s]*@", "://", url)
+
+
 def fetch_url(url: str, *, offline: bool | None = None) -> Path:
     """The set at a URL as a folder on this machine: manifest and tensors.
 
@@ -56,17 +61,17 @@ def fetch_url(url: str, *, offline: bool | None = None) -> Path:
         SetNotFoundError: no manifest there. AuthError, NetworkError: not allowed, not reached.
         InvalidSetError: a manifest that is none.
     """
-    place = shelf_folder(url)
+    place, shown = shelf_folder(url), plain_url(url)
     known = _known(place)
     if offline:
         if known is None:
-            raise NetworkError(f"{url} was not fetched before and you asked for offline use")
+            raise NetworkError(f"{shown} was not fetched before and you asked for offline use")
         return known
     system, path = open_shelf(url)
     try:
         described = system.cat_file(f"{path}/{MANIFEST}")
     except Exception as error:
-        found = explain_shelf(error, url, f"reading {url}")
+        found = explain_shelf(error, url, f"reading {shown}")
         if isinstance(found, NetworkError) and offline is None and known is not None:
             warnings.warn(f"{found}; using the copy fetched before", MoeddWarning, stacklevel=3)
             return known
@@ -78,7 +83,7 @@ def shelf_folder(url: str) -> Path:
     """Where copies of what is at a URL are kept."""
     from moedd_loaders.resolve import home
 
-    name = re.sub(r"[^a-z0-9]+", "-", url.lower()).strip("-")[-40:]
+    name = re.sub(r"[^a-z0-9]+", "-", plain_url(url).lower()).strip("-")[-40:]
     return home() / "shelf" / f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
 
 
@@ -86,7 +91,8 @@ def explain_shelf(error: Exception, url: str, doing: str) -> Exception:
     """The sentence for an error of a shelf; secrets do not stand in those of fsspec."""
     if isinstance(error, MoeddError):
         return error
-    said = " ".join(str(error).split()).rstrip(".")[:200]
+    said = plain_url(" ".join(str(error).split()).rstrip("."))[:200]
+    local, url = url.startswith("file:"), plain_url(url)
     if isinstance(error, FileNotFoundError):
         return SetNotFoundError(
             f"there is no set at {url} (no {MANIFEST}): check the address, or publish one there "
@@ -97,7 +103,7 @@ def explain_shelf(error: Exception, url: str, doing: str) -> Exception:
         return AuthError(
             f"{url} may not be used while {doing} ({said}): check the credentials of the shelf"
         )
-    if isinstance(error, OSError) and error.errno and url.startswith("file:"):
+    if isinstance(error, OSError) and error.errno and local:
         return from_oserror(error, doing)
     if isinstance(error, OSError) or "Connect" in name or "Timeout" in name or "Error" in name:
         return NetworkError(f"{doing} failed ({name}: {said}): check the address and the network")
@@ -106,7 +112,8 @@ def explain_shelf(error: Exception, url: str, doing: str) -> Exception:
 
 def _copy(system: Any, path: str, url: str, place: Path, described: bytes) -> Path:
     """The set of this manifest in a folder of its own; `current` names the newest one."""
-    manifest = parse_manifest(described, f"{url}/{MANIFEST}")
+    shown = plain_url(url)
+    manifest = parse_manifest(described, f"{shown}/{MANIFEST}")
     folder = place / hashlib.sha256(described).hexdigest()[:16]
     try:
         if not (folder / MANIFEST).is_file():
@@ -114,14 +121,14 @@ def _copy(system: Any, path: str, url: str, place: Path, described: bytes) -> Pa
                 data = system.cat_file(f"{path}/{name}")
                 if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
                     raise InvalidSetError(
-                        f"{url}/{name} is not the file of its manifest (sha256 differs): it was "
+                        f"{shown}/{name} is not the file of its manifest (sha256 differs): it was "
                         "damaged, or is being replaced just now"
                     )
                 _put(folder / name, data)
             _put(folder / MANIFEST, described)
         _put(place / "current", folder.name.encode())
     except Exception as error:
-        raise explain_shelf(error, url, f"fetching {url}") from None
+        raise explain_shelf(error, url, f"fetching {shown}") from None
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from moedd_loaders.errors import ConflictError, InvalidSetError, NetworkError, UsageError
 from moedd_loaders.manifest import MANIFEST, Manifest, parse_manifest
 from moedd_loaders.records import Record
-from moedd_loaders.shelf import explain_shelf, open_shelf
+from moedd_loaders.shelf import explain_shelf, open_shelf, plain_url
 from moedd_loaders.validate import validate_set
 from moedd_publish.card import OWNED_KEYS, render_card
 from moedd_publish.cardmerge import merge_cards
@@ -62,10 +62,11 @@ def push_to_url(
         ConflictError: other images, or files of something else, are there. AuthError, NetworkError.
     """
     if url.startswith("hf://"):
-        raise UsageError(f"{url} is the Hub: use moedd push-to-hub")
+        raise UsageError(f"{plain_url(url)} is the Hub: use moedd push-to-hub")
     manifest = validate_set(folder)
     records = publishable(manifest, folder, results)
     shelf = _Shelf(url)
+    url = shelf.shown
     there = shelf.names()
     published = shelf.manifest() if MANIFEST in there else None
     made = for_publication(manifest, published, version, licence)
@@ -95,10 +96,10 @@ def push_to_url(
 
 
 class _Shelf:
-    """One address of a file system."""
+    """One address of a file system; `shown` is the address without a password."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.shown = url, plain_url(url)
         self.system, self.path = open_shelf(url)
         self.local = "file" in _protocols(self.system)
 
@@ -110,7 +111,7 @@ class _Shelf:
         except FileNotFoundError:
             return set()
         except Exception as error:
-            raise explain_shelf(error, self.url, f"reading {self.url}") from None
+            raise explain_shelf(error, self.url, f"reading {self.shown}") from None
         root = self.path.rstrip("/") + "/"
         return {name[name.index(root) + len(root) :] for name in found if root in name}
 
@@ -118,12 +119,12 @@ class _Shelf:
         try:
             data: bytes = self.system.cat_file(f"{self.path}/{name}")
         except Exception as error:
-            raise explain_shelf(error, self.url, f"reading {self.url}/{name}") from None
+            raise explain_shelf(error, self.url, f"reading {self.shown}/{name}") from None
         return data
 
     def manifest(self) -> Manifest | None:
         try:
-            return parse_manifest(self.read(MANIFEST), f"{self.url}/{MANIFEST}")
+            return parse_manifest(self.read(MANIFEST), f"{self.shown}/{MANIFEST}")
         except InvalidSetError:
             return None
 
@@ -131,11 +132,11 @@ class _Shelf:
         """The card to publish, with what people wrote here or there."""
         local = folder / CARD
         return merge_cards(
-            render_card(made, records=records, place=self.url),
+            render_card(made, records=records, place=self.shown),
             local.read_text("utf-8", errors="replace") if local.is_file() else None,
             self.read(CARD).decode("utf-8", "replace") if CARD in there else None,
             OWNED_KEYS,
-            self.url,
+            self.shown,
         )
 
     def differs(self, item: Item) -> bool:
@@ -156,7 +157,7 @@ class _Shelf:
                 self._put(item)
                 on_file(item.path, number, len(changed))
         except Exception as error:
-            raise explain_shelf(error, self.url, f"writing to {self.url}") from None
+            raise explain_shelf(error, self.url, f"writing to {self.shown}") from None
 
     def _put(self, item: Item) -> None:
         target = f"{self.path}/{item.path}"
@@ -165,7 +166,7 @@ class _Shelf:
         else:
             self.system.pipe_file(target, item.data)
         if sha256(self.system.cat_file(target)).hexdigest() != item.sha256:
-            raise NetworkError(f"{item.path} arrived damaged at {self.url}: run it again")
+            raise NetworkError(f"{item.path} arrived damaged at {self.shown}: run it again")
 
     def _remove(self, name: str) -> None:
         try:

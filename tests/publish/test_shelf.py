@@ -208,6 +208,18 @@ def test_what_is_no_shelf(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+def test_a_password_in_an_address_is_not_shown() -> None:
+    from moedd_loaders.shelf import explain_shelf, plain_url
+
+    url = "https://me:secret@host.org/set"
+    assert plain_url(url) == "https://host.org/set"
+    for error in (OSError(f"no {url}"), FileNotFoundError(url), PermissionError(url)):
+        assert "secret" not in str(explain_shelf(error, url, "reading"))
+    with pytest.raises(NetworkError) as caught:
+        resolve("http://me:secret@127.0.0.1:9/set")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_name_of_the_hub_as_an_address(hub: Any, folder: Path) -> None:
     from moedd_publish.hub import push_to_hub
 
