@@ -28,7 +28,7 @@ from benchmarks.workers import Here, Worker
 from moedd.profile import bfloat16_units, processor_name
 
 PROFILES = ("float32", "fast")
-_QUICK_SECONDS = 3.0  # of one row: no second round after that
+_QUICK_SECONDS = 1.0  # of one row: no second round after that
 _COUNT = "operations"
 
 
