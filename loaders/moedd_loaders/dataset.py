@@ -61,13 +61,12 @@ def load_distilled(
     offline: bool | None = None,
     **fusion: Unpack[FusionSettings],
 ) -> DistilledDataset:
-    """Load a distilled set by name or folder.
+    """Load a distilled set by name, folder or address.
 
     Args:
         name: a folder that holds a set, or the name of a set in `$MOEDD_HOME/sets` or of a bundled
-            one, looked up in this order; with `streaming` also an address (https://..., or
-            another that fsspec knows) of a folder that holds one, or `ns/name[@revision]` on the
-            Hub.
+            one, looked up in this order; "ns/name" or "ns/name@revision" on the Hub; "s3://..." or
+            another URL that fsspec reads.
         fuse, transform, target_transform, normalize, return_expert, seed: see `DistilledDataset`;
             in short, fuse is None, "none", "mixup" (across experts), "vanilla", "same", "cutmix",
             "dirichlet".
@@ -80,14 +79,16 @@ def load_distilled(
         streaming: leave the pixels where they are and read each image when it is needed, in bounded
             memory, with the same draws; for sets that do not fit.
         verify: compare the file's sha256 with the manifest; the files' sizes when streaming.
-        offline: never use the network.
+        offline: for sets that are not on this machine: True takes the copy fetched before and
+            never uses the network, None does so where the network fails, False never.
         fusion: `alpha`, `lam`, `prob`, `partner`, `same_class`, `fallback` and `off_epoch`, as
             `ExpertMix` takes them; `fuse` must be one of the strings.
 
     Raises:
         SetNotFoundError: no such set; says where it looked.
         InvalidSetError: the set is damaged, edited, or of a newer format.
-        NetworkError: a remote set cannot be reached.
+        AuthError, NetworkError, ConflictError: a set on the Hub that is private or gated, that
+            cannot be reached, or whose tag was moved.
         UsageError: wrong arguments, such as `fuse="mixup"` with a single expert.
     """
     side, channels, dtype = as_size(size), check_channels(channels), check_dtype(dtype)
@@ -133,8 +134,7 @@ def _in_memory(
     from moedd_loaders.resolve import resolve
     from moedd_loaders.training import training_rows
 
-    del offline  # every set that `resolve` finds is on this machine
-    found = resolve(name)
+    found = resolve(name, offline=offline)
     manifest = read_manifest(found.folder)
     chosen = _chosen(experts, manifest)
     form = Form(manifest.shape, *asked)

@@ -10,8 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import file_sha256, row_id
+from moedd_loaders.identity import check_training
 from moedd_loaders.manifest import TENSORS, Manifest
 
 __all__ = ["StoredSet", "check_file", "expected_rows", "read_tensors"]
@@ -47,12 +49,14 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     """The rows of the set in `folder`, checked against its manifest.
 
     Args:
-        verify: also compare the file's sha256 (the shapes, counts and values always are checked).
+        verify: also compare the file's sha256, and the hash of everything that training depends
+            on (shapes, counts and values always are checked).
 
     Raises:
         InvalidSetError: the file is missing, damaged, or does not hold what the manifest says.
     """
     folder = Path(folder)
+    check_entries(folder, manifest)
     path = folder / TENSORS
     if verify or not path.is_file():
         check_file(folder, TENSORS, manifest)
@@ -75,6 +79,8 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     )
     _check_shapes(path, stored)
     _check_rows(path, stored)
+    if verify:
+        check_training(stored)
     return stored
 
 

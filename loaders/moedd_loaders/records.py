@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moedd_loaders.errors import InvalidSetError, from_oserror
 from moedd_loaders.manifest import RESULTS, Manifest
 
-__all__ = ["Record", "append_records", "read_records", "records_path"]
+__all__ = ["Record", "append_records", "read_records", "records_in", "records_path"]
 
 
 class Record(BaseModel):
@@ -114,28 +114,18 @@ def read_records(manifest: Manifest, folder: Path | str | None) -> list[Record]:
         paths.insert(0, records_path(Path(folder), wanted))
     found: dict[tuple[str | int, ...], Record] = {}
     for path in paths:
-        for record in _read(path):
+        for record in records_in(path):
             if record.set_hash == wanted:
                 found[record.identity] = record
     return list(found.values())
 
 
-def _append(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        before = os.fstat(handle).st_size
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(handle, data[written:])
-        except OSError:
-            os.ftruncate(handle, before)
-            raise
-    finally:
-        os.close(handle)
+def records_in(path: Path) -> list[Record]:
+    """All records of one file, in order, of whatever set; none if there is no such file.
 
-
-def _read(path: Path) -> list[Record]:
+    Raises:
+        InvalidSetError: a line is not a record; names the file and the line.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -153,3 +143,18 @@ def _read(path: Path) -> list[Record]:
                 f"{path}, line {number} is not a record ({where}: {first['msg']}): remove the line"
             ) from None
     return records
+
+
+def _append(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        before = os.fstat(handle).st_size
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(handle, data[written:])
+        except OSError:
+            os.ftruncate(handle, before)
+            raise
+    finally:
+        os.close(handle)
