@@ -139,7 +139,7 @@ def provenance(manifest: Manifest) -> str:
         + (f", torch {made.torch}" if made.torch else "")
         + f", on {made.device}"
         + (f" (profile {made.profile})" if made.profile else "")
-        + f", seed {made.seed}."
+        + (", seed not recorded." if made.seed is None else f", seed {made.seed}.")
     ]
     for entry in manifest.experts:
         key = f"{entry.id}.{entry.method}"
