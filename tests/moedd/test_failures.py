@@ -250,7 +250,7 @@ def test_steps_that_were_left_out_are_noted() -> None:
 
 
 # ------------------------------------------------------------------------ networks astray
-@pytest.mark.parametrize("method", ["idm", "random"])
+@pytest.mark.parametrize("method", ["idm", "herding"])
 def test_a_pool_whose_training_went_astray_is_not_kept(method: str, moedd_home: Path) -> None:
     told = cli(*tiny_arguments(f"digits-{method}-1x1", "pool.lr=1e30", "pool.steps=6"))
     assert told.code == 1
