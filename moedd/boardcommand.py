@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from moedd.tables import counted
 from moedd_loaders.errors import UsageError, from_oserror
@@ -76,16 +77,22 @@ def _show(made: Sequence[Board], sets: int) -> None:
 def _table(board: Board) -> Table:
     recipe = board.recipe
     title = f"{recipe.data}: {recipe.title} (real data {recipe.fingerprint[:19]})"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_plain(title), title_justify="left")
     for name in ("set", "fuse"):
         table.add_column(name, overflow="fold")
     for name in ("img/class", *board.networks):
-        table.add_column(name, justify="right")
+        table.add_column(_plain(name), justify="right")
     for line in board.lines:
         budget = f"{line.entry.per_class:g}" if line.entry else "all"
         fuse = line.fuse if line.variant == "distilled" else ""
-        table.add_row(line.title, fuse, budget, *(_cell(line, name) for name in board.networks))
+        cells = (line.title, fuse, budget, *(_cell(line, name) for name in board.networks))
+        table.add_row(*map(_plain, cells))
     return table
+
+
+def _plain(text: str) -> Text:
+    """What strangers wrote, as it is: no markup of rich's, nothing that a terminal would obey."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _cell(line: Line, network: str) -> str:

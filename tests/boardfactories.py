@@ -11,6 +11,7 @@ from hubfactories import make_record
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.records import append_records
 
+MARKUP = "a[/x] [bold]b \x1b[31mc"
 ODD = '<img src=x onerror="window.hacked=1">$x_1$'
 
 

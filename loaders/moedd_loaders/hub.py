@@ -202,7 +202,8 @@ def _explained(error: Exception, name: HubName, endpoint: str | None) -> Excepti
     from huggingface_hub.errors import RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
-        return SetNotFoundError(f"{name.repo_id} has no revision '{name.revision}'{_others(name)}")
+        there = _others(name, endpoint)
+        return SetNotFoundError(f"{name.repo_id} has no revision '{name.revision}'{there}")
     found = explain(error, f"fetching {name}", name.repo_id, endpoint)
     if found is not None:
         return found
@@ -213,13 +214,14 @@ def _explained(error: Exception, name: HubName, endpoint: str | None) -> Excepti
     return error
 
 
-def _others(name: HubName) -> str:
+def _others(name: HubName, endpoint: str | None) -> str:
     """The revisions there are; it may not be known."""
     from huggingface_hub import HfApi
 
     try:
         with patient():
-            refs = HfApi().list_repo_refs(name.repo_id, repo_type="dataset")
+            # The same Hub: no other may see the name and the token.
+            refs = HfApi(endpoint=endpoint).list_repo_refs(name.repo_id, repo_type="dataset")
     except Exception:
         return ""
     known = [ref.name for ref in (*refs.tags, *refs.branches)]

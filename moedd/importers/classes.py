@@ -93,6 +93,7 @@ def name_classes(released: Released, told: tuple[tuple[str, ...], str] | None) -
     names, rule = told
     if own is None:
         return _checked(Named(names, rule), released)
+    _checked(Named(own, rule), released)
     missing = [name for name in own if name not in names]
     if missing:
         raise DataError(

@@ -9,12 +9,13 @@ are read with `weights_only=True` again. Everything lands on the CPU, wherever i
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ _DTYPES = [
 _ROOM = 64_000_000
 """Bytes that a tensor may claim beyond what its file holds (an expanded view of few numbers)."""
 _DEEPEST = 20
+_MOST_VALUES = 1_000_000
 _NPZ_MOST = 4_000_000_000
 """Bytes to which an .npz file may unpack."""
 
@@ -136,6 +138,9 @@ class _TensorUnpickler(pickle.Unpickler):
 
 def _storage(data: bytes) -> Any:
     """A storage: in a plain pickle it is the bytes of a file of torch's own."""
+    packed = _packed(io.BytesIO(data))
+    if packed is not None:
+        raise pickle.UnpicklingError(f"a storage holds the compressed member {packed.filename!r}")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
@@ -199,30 +204,43 @@ _REBUILDERS: dict[tuple[str, str], Any] = {
 
 def _refuse_packed(path: Path) -> None:
     """torch never compresses: a compressed member may unpack to any size."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise DataError(
-                    f"{path} holds the compressed member {member.filename!r} "
-                    f"({member.file_size:,} bytes unpacked), which torch does not write"
-                )
+    member = _packed(path)
+    if member is not None:
+        raise DataError(
+            f"{path} holds the compressed member {member.filename!r} "
+            f"({member.file_size:,} bytes unpacked), which torch does not write"
+        )
 
 
-def _plain(path: Path, found: Any, depth: int = 0) -> Any:
+def _packed(file: Path | io.BytesIO) -> zipfile.ZipInfo | None:
+    """The first compressed member of an archive, if it is one."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        return next((m for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED), None)
+
+
+def _plain(path: Path, found: Any) -> Any:
     """The same in plain lists, dicts, numbers and fresh tensors: no class or attribute of theirs.
 
-    A few numbers that pretend to be a huge tensor by a stride of 0 are refused.
+    A few numbers that pretend to be a huge tensor by a stride of 0 are refused, and a few lists
+    that hold each other so often that they would be more values than anybody releases.
     """
-    if depth > _DEEPEST:
-        raise DataError(f"{path} nests its values more than {_DEEPEST} deep")
+    return _copied(path, found, 0, itertools.count(1))
+
+
+def _copied(path: Path, found: Any, depth: int, number: Iterator[int]) -> Any:
+    if depth > _DEEPEST or next(number) > _MOST_VALUES:
+        raise DataError(
+            f"{path} nests its values more than {_DEEPEST} deep, or holds more than "
+            f"{_MOST_VALUES:,} of them"
+        )
     if isinstance(found, Tensor):
         return _fresh(path, found)
     if isinstance(found, dict):
-        return {key: _plain(path, value, depth + 1) for key, value in found.items()}
+        return {key: _copied(path, value, depth + 1, number) for key, value in found.items()}
     if isinstance(found, list | tuple):
-        return [_plain(path, value, depth + 1) for value in found]
+        return [_copied(path, value, depth + 1, number) for value in found]
     return found.item() if isinstance(found, np.generic) else found
 
 

@@ -19,7 +19,7 @@ from hubfactories import the_repo
 from runfactories import cli
 
 from moedd_loaders.errors import InvalidSetError, NetworkError, UsageError
-from moedd_loaders.records import records_in
+from moedd_loaders.records import append_records, records_in
 from moedd_publish.boardfiles import boards_csv, boards_rows
 from moedd_publish.hub import PushOptions, push_to_hub
 from moedd_publish.leaderboard import Board, boards, gather_hub, gather_local
@@ -213,3 +213,16 @@ def test_on_the_hub(shelf: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
     hub.faults.add("search", "503", None)
     with pytest.raises(NetworkError):
         gather_hub(say=told.append)
+
+
+def test_what_strangers_write_is_shown_as_it_is(tmp_path: Path) -> None:
+    made = factories.make_set(tmp_path / "toy")
+    record = hubfactories.make_record(made, network=boardfactories.MARKUP)
+    odd = record.model_copy(update={"variant": "full", "config": {"repeat": [1], "draw": {}}})
+    append_records(tmp_path / "toy", [record, odd], made.training_sha256)
+    told = cli("leaderboard", "--local", tmp_path)
+    assert told.code == 0, told.err
+    assert "\x1b" not in told.out
+    shown = "".join(told.out.split())
+    for part in ("a[/x]", "[bold]b"):
+        assert part in shown

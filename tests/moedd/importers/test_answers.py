@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import releasefactories as made
+import torch
 
 from moedd.datatable import DATA
 from moedd.importers import Answers, Choice, Request, import_release, open_release
+from moedd.importers.classes import name_classes
 from moedd_loaders.errors import DataError, UsageError
 from moedd_loaders.manifest import TilesDecode
 
@@ -217,3 +220,11 @@ def test_answers_that_look_wrong_are_warned_about(
     request = Request(str(path), Answers(method="mtt", space=space, classes=NAMES))
     warnings = import_release(request, tmp_path / "sets").warnings
     assert (said in warnings[0]) if said else not warnings
+
+
+def test_labels_beyond_the_names_of_the_files_are_refused_whatever_is_told() -> None:
+    released = SimpleNamespace(
+        folders=None, classes=("a", "b"), class_rule=None, labels=torch.tensor([0, 7])
+    )
+    with pytest.raises(DataError, match="8 classes and 2 are named"):
+        name_classes(released, (("b", "a"), "as told"))  # type: ignore[arg-type]

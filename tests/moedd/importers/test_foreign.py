@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import pickle
 import random
 import zipfile
@@ -241,6 +242,36 @@ def test_packed_members_are_refused_before_they_are_unpacked(tmp_path: Path) -> 
             new.writestr(member.filename, old.read(member))
     with pytest.raises(DataError, match="compressed member"):
         load_torch(tmp_path / "bomb.pt")
+
+
+class PackedStorage:
+    """Pickled, it asks for a storage whose file is compressed."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plain, packed = io.BytesIO(), io.BytesIO()
+        torch.save(torch.zeros(10_000), plain)
+        with (
+            zipfile.ZipFile(plain) as old,
+            zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for member in old.infolist():
+                new.writestr(member.filename, old.read(member))
+        return (torch.storage._load_from_bytes, (packed.getvalue(),))
+
+
+def test_packed_storages_inside_a_pickle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(PackedStorage()))
+    with pytest.raises(DataError, match="compressed member"):
+        load_pickle(tmp_path / "x.pkl")
+
+
+def test_few_lists_cannot_pretend_to_be_many_values(tmp_path: Path) -> None:
+    values: list[Any] = [0] * 12
+    for _ in range(7):
+        values = [values] * 12
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(values))
+    with pytest.raises(DataError, match="more than 1,000,000"):
+        load_pickle(tmp_path / "x.pkl")
 
 
 def test_few_numbers_cannot_pretend_to_be_a_huge_tensor(tmp_path: Path) -> None:
