@@ -32,8 +32,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         subprocess.Popen([sys.executable, str(WORKER), str(rank), str(folder)], env=environment)
         for rank in range(2)
     ]
-    for process in running:
-        assert process.wait(timeout=120) == 0
+    try:
+        assert [process.wait(timeout=300) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
