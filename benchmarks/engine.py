@@ -6,13 +6,15 @@ engine under the profiles float32 and fast. The medians are compared. Run it on 
 nothing else; the first run compiles (minutes), later ones find the compiled code in the cache.
 
     python -m benchmarks.engine              everything, whole units
-    python -m benchmarks.engine --quick      one class, one pool step, scaled up: within a minute
+    python -m benchmarks.engine --quick      one class, one pool step, scaled up: within a minute;
+                                             large networks at batch 16, uncompiled
     python -m benchmarks.engine --only idm_iteration,train_convnet3 --ipc 5
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,6 +28,8 @@ from benchmarks.workers import Here, Worker
 from moedd.profile import bfloat16_units, processor_name
 
 PROFILES = ("float32", "fast")
+_QUICK_SECONDS = 1.0  # of one row: no second round after that
+_COUNT = "operations"
 
 
 def make_workers(common: dict[str, Any], profiles: Sequence[str]) -> dict[str, Worker]:
@@ -36,7 +40,10 @@ def make_workers(common: dict[str, Any], profiles: Sequence[str]) -> dict[str, W
         settings["tuned"] = Setting("tuned", **common)
     settings |= {p: Setting("engine", p, **common) for p in profiles}
     kind = Worker if common["device"] == "cpu" else Here
-    return {key: kind(partial(make_job, setting=setting)) for key, setting in settings.items()}
+    made = {key: kind(partial(make_job, setting=setting)) for key, setting in settings.items()}
+    # One more, that counts the work: it too must not compute where others are forked later.
+    count = partial(operations, setting=Setting("engine", **common))
+    return {**made, _COUNT: kind(lambda name: partial(count, name))}
 
 
 def all_rows(
@@ -65,16 +72,20 @@ def measure(
     profiles: Sequence[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row per profile; the workers take turns."""
+    workers = dict(workers)
+    work = workers.pop(_COUNT).turn(name)
     times: dict[str, list[float]] = {key: [] for key in workers}
     if common["quick"]:
         for worker in workers.values():
             worker.forget_peak()
+    began = time.perf_counter()
     for _ in range(rounds):
         for key, worker in workers.items():
             times[key].append(worker.turn(name))
+        if common["quick"] and time.perf_counter() - began > _QUICK_SECONDS:
+            break
     peaks = {key: worker.peak_mb() for key, worker in workers.items()}
     middle = {key: median(values) for key, values in times.items()}
-    work = _operations(name, Setting("engine", **common))
     rows = []
     for profile in profiles:
         row: dict[str, Any] = {"name": name, "profile": profile}
@@ -89,14 +100,6 @@ def measure(
             row["scaled"] = True
         rows.append(row)
     return rows
-
-
-def _operations(name: str, setting: Setting) -> float:
-    """Counted in a process: one that has computed cannot be forked safely, and more may follow."""
-    if setting.device != "cpu":
-        return operations(name, setting)
-    with Worker(lambda name: partial(operations, name, setting)) as worker:
-        return worker.turn(name)
 
 
 def _header(device: str) -> str:

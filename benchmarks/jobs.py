@@ -173,7 +173,10 @@ def pair_of(method: str, profile: Profile, real: RealData) -> list[Expert]:
 def _engine(name: str, setting: Setting, profile: Profile) -> Parts:
     real = noise_data()
     if name.startswith("train_"):
-        batch = QUICK_BATCH if setting.quick and name != "train_convnet3" else TRAIN_BATCH
+        small = setting.quick and name != "train_convnet3"
+        batch = QUICK_BATCH if small else TRAIN_BATCH
+        # A quick run has no time for compiling what hardly gains by it.
+        profile = replace(profile, compiled=False) if small else profile
         trainer, part = trainer_of(name.removeprefix("train_"), profile, real, batch)
         rows = torch.arange(batch)
         return [(TRAIN_BATCH / batch, lambda: trainer.step(real_batch(part, rows)))]

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from moedd.protocols import protocol_recipe
 from moedd_loaders.manifest import read_manifest
 from moedd_loaders.records import Record, read_records
 from moedd_loaders.resolve import home
@@ -59,18 +60,18 @@ def one_method(spec: str, given: argparse.Namespace) -> dict[str, Any]:
             done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
                 return {"name": name, "failed": command, "exit_code": done.returncode}
-    return {**row(name, protocol, settings), "seconds": round(time.perf_counter() - began)}
+    found = row(name, protocol, given.epochs, settings)
+    return {**found, "seconds": round(time.perf_counter() - began)}
 
 
-def row(name: str, protocol: str, settings: Sequence[str]) -> dict[str, Any]:
-    """What the set's manifest and its records of this protocol say."""
+def row(name: str, protocol: str, epochs: int | None, settings: Sequence[str]) -> dict[str, Any]:
+    """What the set's manifest and its records of this recipe say."""
     folder = home() / "sets" / name
     manifest = read_manifest(folder)
     made = manifest.provenance
-    records = [
-        record for record in read_records(manifest, folder) if record.protocol.startswith(protocol)
-    ]
-    found = {"name": name, "settings": list(settings), "protocol": records[0].protocol}
+    recipe = protocol_recipe(protocol, epochs or manifest.evaluation.get("epochs")).name
+    records = [record for record in read_records(manifest, folder) if record.protocol == recipe]
+    found: dict[str, Any] = {"name": name, "settings": list(settings), "protocol": recipe}
     found |= {"steps": made.iterations, "fraction": made.schedule_fraction, "losses": made.losses}
     found |= {"matching_seconds": round(made.seconds), "hardware": records[0].hardware}
     found |= {"device": made.device, "profile": made.profile, "notes": manifest.source.notes}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from moedd.hubcommands import add_hub_commands
 from moedd.tablescommand import add_tables_command
 from moedd_loaders.errors import MoeddError, MoeddWarning, UsageError
 
@@ -15,7 +16,7 @@ DEFAULT_SET = "digits-idm-5x2"
 
 app = typer.Typer(
     name="moedd",
-    help="Distilled data sets made by a mixture of experts: make, prove and show them.",
+    help="Distilled data sets made by a mixture of experts: make, prove, publish and show them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -211,17 +212,111 @@ def show(
     show_set(name, as_json=as_json)
 
 
+@app.command("import")
+def import_(
+    path: Annotated[
+        str,
+        typer.Argument(help="A file or folder that others released, or NAMESPACE/NAME on the Hub."),
+    ],
+    method: Annotated[
+        str | None, typer.Option(help="What made it: dm, idm, mtt, rded...; or unknown.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Pixels: unit, normalized[:NAME of constants] or zca[:FILE or DATA]."),
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Of normalized: 0.49,0.48,0.45.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of normalized: 0.20,0.20,0.20.")] = None,
+    decode: Annotated[
+        str | None, typer.Option(help="none, 2x2-row-major, 2x2-column-major, 3x3-row-major...")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in label order: a file (one a line) or A,B,C.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real data by name: cifar10 gives class names.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="File of labels, or by-class (equal numbers, in order).")
+    ] = None,
+    soft_labels: Annotated[
+        str | None, typer.Option(help="Float labels are probabilities, logits, or count by argmax.")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="Learned step size, where no file holds it.")
+    ] = None,
+    experiment: Annotated[
+        int | None, typer.Option(help="Which set of a file that holds several: 0, 1, ...")
+    ] = None,
+    set_name: Annotated[str | None, typer.Option("--name", help="Name of the set.")] = None,
+    note: Annotated[str | None, typer.Option(help="A sentence for the manifest.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was found, as JSON.")] = False,
+) -> None:
+    """Turn what others released into a set; asks for what the files do not say."""
+    from moedd.importers import Answers, Choice, Request
+    from moedd.setcommands import run_import
+
+    said = Answers(
+        method=method,
+        space=space,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        decode=decode,
+        classes=classes,
+        data=data,
+        soft_labels=soft_labels,
+        step_size=step_size,
+    )
+    request = Request(path, said, Choice(experiment, labels), set_name, note)
+    run_import(request, overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def merge(
+    names: Annotated[list[str], typer.Argument(metavar="SET...", help="Two or more sets.")],
+    set_name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new set (default: made of theirs).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The new set, as JSON.")] = False,
+) -> None:
+    """Join sets into one with all their experts."""
+    from moedd.setcommands import run_merge
+
+    run_merge(names, name=set_name, overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A set: its folder or name.")],
+    to: Annotated[str, typer.Option("--to", help="ddranking, mtt, dc, imagefolder or webdataset.")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="New folder (default: NAME-LAYOUT here).")
+    ] = None,
+    decoded: Annotated[
+        bool, typer.Option("--decoded", help="Training images instead of stored tiles.")
+    ] = False,
+    space: Annotated[
+        str | None, typer.Option(help="Pixels of tensor layouts: unit, normalized or trained.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="What was written, as JSON.")] = False,
+) -> None:
+    """Write a set in the layout of another project."""
+    from moedd.setcommands import run_export
+
+    run_export(name, to=to, out=out, decoded=decoded, space=space, as_json=as_json)
+
+
 @app.command()
 def validate(
     name: Annotated[str, typer.Argument(help="A set: its folder or name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON.")] = False,
 ) -> None:
     """Check a set: schema, checksums, counts, and that its three containers agree."""
-    from moedd_loaders.resolve import resolve
-    from moedd_loaders.validate import validate_set
+    from moedd.setcommands import run_validate
 
-    found = resolve(name)
-    manifest = validate_set(found.folder)
-    typer.echo(f"{manifest.name} is valid ({found}): content {manifest.content_sha256[:12]}")
+    run_validate(name, as_json=as_json)
 
 
 @app.command()
@@ -240,6 +335,7 @@ def experts(
         show_experts(method)
 
 
+add_hub_commands(app)
 add_tables_command(app)
 
 
@@ -252,6 +348,19 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
         raise UsageError(f"--size {text!r} given; expected a side (64) or HEIGHTxWIDTH (48x64)")
     sides = [int(part) for part in parts]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """`0.49,0.48,0.45` as numbers; anything else is a UsageError."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(abs(number) < 1e6 for number in numbers):
+        raise UsageError(f"{option} {text!r} given, expected numbers with commas: 0.49,0.48,0.45")
+    return numbers
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from moedd_loaders.names import SetName, is_slug, parse_name
 from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import Record, append_records, read_records
 from moedd_loaders.resolve import Resolved, home, resolve
+from moedd_loaders.validate import validate_set
 from moedd_publish.write import check_target
 
 DEFAULT_SCHEDULE = "short"
@@ -198,7 +199,9 @@ def run_evaluate(
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
-    manifest = read_manifest(found.folder)
+    # A copy of a set elsewhere holds only what training needs: `read_tensors` checks that.
+    here = found.origin in ("folder", "home", "bundled")
+    manifest = validate_set(found.folder) if here else read_manifest(found.folder)
     settings = _evaluation_settings(manifest, protocol)
     set_recipe(manifest, settings.protocol, best=best)  # refused before anything is read
     stored = read_tensors(found.folder, manifest)
@@ -241,9 +244,18 @@ def run_evaluate(
     )
     reporter = Reporter()
     reporter.say(f"evaluating {manifest.name} ({found})")
-    if real.fingerprint != manifest.source.fingerprint:
+    if not manifest.source.fingerprint:
+        reporter.say("note: the very data that the set was made from are not known")
+    elif real.fingerprint != manifest.source.fingerprint:
         reporter.say(
             "note: these real data are not, byte for byte, those that the set was made from"
+        )
+    few = min(map(sum, zip(*(e.decoded_per_class for e in manifest.experts), strict=True)))
+    shaky = [net for net in nets if net.endswith("_bn")]
+    if shaky and few < 2:
+        reporter.say(
+            f"note: batch norm in {', '.join(shaky)} takes its statistics of {few} training image "
+            "per class: they are noise, and a network with instance norm says more"
         )
     profile = choose_profile(profile_name or "auto")
     records = _run(stored, real, plan, profile, reporter, _records_folder(found))
@@ -273,7 +285,7 @@ def _jobs(rows: Sequence[Row], networks: Sequence[str], repeats: int) -> list[Jo
 
 
 def _records_folder(found: Resolved) -> Path | None:
-    return None if found.origin == "bundled" else found.folder
+    return found.folder if found.origin in ("folder", "home") else None
 
 
 def _run(

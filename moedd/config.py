@@ -186,6 +186,9 @@ class _Overrides:
 def _first_problem(error: ValidationError, group: str = "") -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in (group, *problem["loc"]) if part != "")
+    if isinstance(problem["input"], dict):  # settings that do not fit each other
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"the settings {where}.* do not fit each other: {said}"
     return f"setting {where}={problem['input']!r} does not fit: {problem['msg']}"
 
 

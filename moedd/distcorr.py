@@ -32,8 +32,10 @@ __all__ = [
     "linear_cka",
     "pairing_floor",
     "result_dtype",
+    "share",
     "unit_rows",
     "without_class_blocks",
+    "without_classes",
 ]
 
 MIN_ROWS = 2
@@ -233,13 +235,45 @@ def cosine(a: Tensor, b: Tensor, distances_a: Tensor, distances_b: Tensor) -> Te
         0-d tensor; 0 with zero gradient where a matrix is zero up to the rounding of the distances
         it was made from.
     """
+    return share(a, b, a, b, distances_a, distances_b)
+
+
+def share(
+    part_a: Tensor, part_b: Tensor, a: Tensor, b: Tensor, distances_a: Tensor, distances_b: Tensor
+) -> Tensor:
+    """What parts of two centred (n, n) matrices contribute to their cosine.
+
+    Orthogonal parts that add up to the matrices have shares that add up to `cosine(a, b)`.
+    """
     return _ratio(
-        (a * b).mean(),
+        (part_a * part_b).mean(),
         a.square().mean(),
         b.square().mean(),
         distances_a.mean(),
         distances_b.mean(),
     )
+
+
+def without_classes(matrix: Tensor, classes: Tensor) -> Tensor:
+    """A U-centred matrix minus its projection on that of the one-hot labels.
+
+    The cosine of two such residuals is the partial distance correlation given the labels (Székely
+    and Rizzo 2014). It removes "of the same class or not" and no more: which classes are alike is
+    left in, unlike in `without_class_blocks`.
+
+    Args:
+        matrix: (n, n), U-centred. classes: (n,) int64 labels of its rows.
+
+    Returns:
+        (n, n) residual with graph; `matrix` itself where the labels tell nothing (one class, or
+        every row of its own).
+    """
+    apart = (classes[:, None] != classes[None, :]).to(matrix.dtype)  # one-hot distance / sqrt(2)
+    given = centred(apart, unbiased=True)
+    length = given.square().sum()
+    if float(length) <= torch.finfo(matrix.dtype).eps * len(matrix):
+        return matrix
+    return matrix - (matrix * given).sum() / length * given
 
 
 def without_class_blocks(matrix: Tensor, classes: Tensor) -> Tensor:

@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 
 from moedd.arithmetic import arithmetic
-from moedd.diversity import (
-    DiversityConfig,
-    DiversityLoss,
-    diversity_report,
-    draw_pairs,
-    weight_for_ratio,
-)
+from moedd.diversity import DiversityConfig, DiversityLoss, draw_pairs, weight_for_ratio
+from moedd.diversityreport import diversity_report
 from moedd.experts import Expert
 from moedd.pool import Pool, StoredNetwork
 from moedd.profile import Profile
 from moedd.streams import Streams
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import Diversity
 
 
@@ -62,15 +58,19 @@ def diversity_step(
                 features(pool, network, expert.training_images(leaf), config.layer, expert.profile),
                 labels,
             ]
-        loss, record = DiversityLoss(config)(
-            sides[0], sides[1], sides[2], sides[3], own.generator("rows")
-        )
+        try:
+            loss, record = DiversityLoss(config)(
+                sides[0], sides[1], sides[2], sides[3], own.generator("rows")
+            )
+        except NonFiniteError as error:
+            raise _astray(pair, sides[::2]) from error
         row: dict[str, Any] = {
             "pair": [i, j],
             "biased": record.biased,
             "unbiased": record.unbiased,
             "floor": record.floor,
             "n": record.n,
+            "value": record.value,  # what was minimised, before clamping
         }
         moving = [leaf for leaf in leaves if leaf.requires_grad]
         if moving and loss.requires_grad:
@@ -80,6 +80,18 @@ def diversity_step(
                     row |= _move(expert, next(gradients), config)
         rows.append(row)
     return rows
+
+
+def _astray(pair: Sequence[Expert], sides: Sequence[Tensor]) -> NonFiniteError:
+    """The error where features are not finite: whose, when, and what to do."""
+    broken = [e for e, side in zip(pair, sides, strict=True) if not side.isfinite().all()]
+    who = " and ".join(
+        f"expert {e.part.index} ({e.method}) after its step {e.done} of {e.steps}" for e in broken
+    )
+    return NonFiniteError(
+        f"the diversity step got features that are NaN or infinite from the images of {who}: "
+        f"{broken[0].remedy}"
+    )
 
 
 def _move(expert: Expert, gradient: Tensor, config: DiversityConfig) -> dict[str, float]:
@@ -109,7 +121,8 @@ def report(
 ) -> Diversity | None:
     """Dependence between the finished experts under the oldest network of the first one's pool.
 
-    None for a single expert, or where there are too few images for the unbiased value.
+    Of all pairs, whichever the diversity step drew. None for a single expert, or where there are
+    too few images for the unbiased value.
     """
     if len(experts) < 2:
         return None
@@ -120,7 +133,4 @@ def report(
         images, classes = expert.decoded()
         sets.append(features(pool, oldest, images, config.layer))
         labels.append(classes)
-    found = diversity_report(sets, labels, streams.generator("report"))
-    if found is None:
-        return None
-    return Diversity(**{name: found[name] for name in ("biased", "unbiased", "floor", "cka")})
+    return diversity_report(sets, labels, streams.scope("report"), config)

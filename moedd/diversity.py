@@ -1,4 +1,4 @@
-"""The diversity step: push the features of two experts' images apart, and report how far they are.
+"""The diversity loss: how dependent the features of two experts' images are, to be minimised.
 
 The loss is the squared distance correlation of phi(S_i) and phi(S_j) (Eq. 2 and 3 of the mixture
 paper, the form of Zhen et al., ECCV 2022) with respect to the images; phi, the pool and the
@@ -7,30 +7,32 @@ schedule belong to the engine, which passes features in. What the paper leaves o
 in an order drawn anew at every call.
 
 At a few images per class the biased value is nearly all small-sample floor, so every record
-carries the unbiased value and the floor beside it, whichever is minimised.
+carries the unbiased value and the floor beside it, whichever is minimised. Subtracting each
+expert's class means is not offered: at a few images per class the residuals of a class are
+negatively correlated in both experts, which looks like dependence (0.295 at 5 independent real
+images per class, diversity notes, section 5).
 """
 
 import math
-from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from moedd import distcorr
+from moedd.pairing import all_pairs, draw_pair, pair_rows
 from moedd_loaders.errors import UsageError
 
 __all__ = [
     "DiversityConfig",
     "DiversityLoss",
     "DiversityRecord",
-    "diversity_report",
-    "draw_pair",
+    "Statistics",
     "draw_pairs",
-    "pair_rows",
+    "paired_features",
     "weight_for_ratio",
 ]
 
@@ -45,8 +47,11 @@ class DiversityConfig(BaseModel):
         weight: factor on the loss. The paper's sum over ordered pairs counts every pair twice, its
             weight 1 is weight 2 here.
         estimator: which statistic is minimised. "biased" is the paper's.
-        within: "pooled" takes all classes together; "block" removes what the classes alone explain
-            (see `distcorr.without_class_blocks`), leaving dependence within classes.
+        within: "pooled" takes all classes together, as the paper does; "block" removes what the
+            classes alone explain (`distcorr.without_class_blocks`), leaving dependence within
+            classes; "partial" removes "of the same class or not" only (`distcorr.without_classes`,
+            unbiased only); "per_class" is the mean of the values of each class by itself, over the
+            classes with enough pairs (2, unbiased 4), and very noisy at a few images per class.
         layer: features of phi: the flattened "embedding" before the classifier, or the "logits".
         reshuffle: draw the order within each class anew at every call; False pairs the rows as
             they are stored.
@@ -64,13 +69,27 @@ class DiversityConfig(BaseModel):
     ratio: float | None = Field(default=0.05, ge=0, allow_inf_nan=False)
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     estimator: Literal["biased", "unbiased"] = "biased"
-    within: Literal["pooled", "block"] = "pooled"
+    within: Literal["pooled", "block", "partial", "per_class"] = "pooled"
     layer: Literal["embedding", "logits"] = "embedding"
     reshuffle: bool = True
     max_rows: int = Field(default=512, ge=distcorr.MIN_ROWS_UNBIASED)
     clamp: bool = True
     normalize: bool = False
     pairs: Literal["random_pair", "all"] = "random_pair"
+
+    @model_validator(mode="after")
+    def _partial_is_unbiased(self) -> Self:
+        if self.within == "partial" and self.estimator == "biased":
+            raise ValueError(
+                "within=partial is defined for the unbiased estimator and estimator is biased: "
+                "set diversity.estimator=unbiased, or within=block"
+            )
+        return self
+
+    @property
+    def can_be_negative(self) -> bool:
+        """Whether the minimised statistic can be."""
+        return self.estimator == "unbiased" or self.within == "block"
 
 
 @dataclass(frozen=True)
@@ -104,8 +123,8 @@ class DiversityLoss:
     `config.weight`), and a `DiversityRecord`.
 
     Raises:
-        UsageError: no common class; fewer pairs than the estimator needs; `within="block"` where no
-            class has two pairs; labels that do not fit the features.
+        UsageError: no common class; fewer pairs than the estimator needs; `within="block"` or
+            "per_class" where no class has enough; labels that do not fit the features.
         NonFiniteError: features with NaN or infinite values.
     """
 
@@ -121,149 +140,30 @@ class DiversityLoss:
         generator: torch.Generator,
     ) -> tuple[Tensor, DiversityRecord]:
         config = self.config
-        x, y, classes = _paired(features_i, labels_i, features_j, labels_j, generator, config)
-        pair = _Statistics(x, y, classes)
-        unbiased, block = config.estimator == "unbiased", config.within == "block"
-        value = pair.block(unbiased) if block else pair.correlation(unbiased)
-        penalty = value
-        if block or unbiased:  # can be negative
-            penalty = value.relu() if config.clamp else value.square()
+        pair = Statistics(
+            *paired_features(features_i, labels_i, features_j, labels_j, generator, config)
+        )
+        values = pair.values(config.within, config.estimator == "unbiased")
+        penalties = values
+        if config.can_be_negative:
+            penalties = values.relu() if config.clamp else values.square()
         with torch.no_grad():
             record = DiversityRecord(
                 biased=float(pair.correlation(unbiased=False)),
                 unbiased=float(pair.correlation(unbiased=True)) if pair.has_unbiased else None,
                 floor=float(pair.floor()),
                 n=pair.n,
-                value=float(value.detach()),
+                value=float(values.mean()),
             )
-        return config.weight * penalty.to(distcorr.result_dtype(x, y)), record
-
-
-def diversity_report(
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    generator: torch.Generator,
-    *,
-    max_rows: int = 512,
-    draws: int = 8,
-) -> dict[str, float] | None:
-    """How dependent finished experts are: statistics averaged over all unordered pairs of experts.
-
-    Args:
-        features: per expert (n_e, d_e) float features of phi on its decoded images.
-        labels: per expert (n_e,) int64.
-        generator: CPU generator of the pairings.
-        max_rows: most rows per pair (stratified sub-sample).
-        draws: within-class pairings averaged per pair of experts; one alone moves the unbiased
-            value by about 0.03 at 50 rows.
-
-    Returns:
-        `biased`, `unbiased`, `floor`, `cka` (plain linear CKA); the baselines `shuffled` and
-        `shuffled_unbiased` (the same values with the rows of one side permuted over all classes);
-        `within` (the unbiased value after removing the class blocks; 0 where no class has two
-        pairs). None where that is undefined: fewer than two experts, or fewer than 4 common rows.
-
-    Raises:
-        UsageError: two experts without a common class; labels that do not fit. NonFiniteError.
-    """
-    if len(features) != len(labels):
-        raise UsageError(
-            f"diversity_report was given features of {len(features)} expert(s) and labels of "
-            f"{len(labels)}: pass one of each per expert"
-        )
-    config = DiversityConfig(max_rows=max_rows)
-    rows: list[dict[str, float]] = []
-    for i, j in combinations(range(len(features)), 2):
-        for _ in range(draws):
-            x, y, classes = _paired(
-                features[i].detach(), labels[i], features[j].detach(), labels[j], generator, config
-            )
-            if len(x) < distcorr.MIN_ROWS_UNBIASED:
-                return None
-            order = torch.randperm(len(y), generator=generator).to(y.device)
-            pair, shuffled = _Statistics(x, y, classes), _Statistics(x, y[order], classes)
-            rows.append(
-                {
-                    "biased": float(pair.correlation(unbiased=False)),
-                    "unbiased": float(pair.correlation(unbiased=True)),
-                    "floor": float(pair.floor()),
-                    "cka": float(distcorr.linear_cka(x, y)),
-                    "shuffled": float(shuffled.correlation(unbiased=False)),
-                    "shuffled_unbiased": float(shuffled.correlation(unbiased=True)),
-                    "within": float(pair.block(unbiased=True)) if pair.has_blocks else 0.0,
-                }
-            )
-    if not rows:
-        return None
-    return {key: math.fsum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-def draw_pair(experts: int, generator: torch.Generator) -> tuple[int, int]:
-    """One unordered pair of experts i < j, uniform over all of them."""
-    pairs = _all_pairs(experts)
-    return pairs[int(torch.randint(len(pairs), (), generator=generator))]
+        dtype = distcorr.result_dtype(features_i, features_j)
+        return config.weight * penalties.mean().to(dtype), record
 
 
 def draw_pairs(
     config: DiversityConfig, experts: int, generator: torch.Generator
 ) -> list[tuple[int, int]]:
     """The pairs of experts of one diversity step, by `config.pairs`."""
-    return _all_pairs(experts) if config.pairs == "all" else [draw_pair(experts, generator)]
-
-
-def pair_rows(
-    labels_i: Tensor,
-    labels_j: Tensor,
-    generator: torch.Generator,
-    *,
-    reshuffle: bool = True,
-    max_rows: int | None = 512,
-) -> tuple[Tensor, Tensor]:
-    """Rows of two experts paired within classes.
-
-    Of class c, min(n_ic, n_jc) rows of each side, drawn without replacement; classes missing on
-    one side are skipped. Above `max_rows` pairs the counts shrink in proportion, and the rounding
-    is drawn too, so that every class keeps its share on average.
-
-    Args:
-        labels_i, labels_j: (n_i,), (n_j,) integer class labels, any order.
-        generator: CPU generator; every call draws anew.
-        reshuffle: random order within each class. False keeps storage order on both sides (with
-            equal counts: p-th row of a class with p-th row, also when sub-sampled).
-        max_rows: most pairs, None for all.
-
-    Returns:
-        (rows_i, rows_j): int64 (n,) on the CPU, ascending by class, labels_i[rows_i] ==
-        labels_j[rows_j].
-
-    Raises:
-        UsageError: no common class.
-    """
-    labels_i, labels_j = labels_i.detach().cpu(), labels_j.detach().cpu()
-    classes, inverse = torch.unique(torch.cat([labels_i, labels_j]), return_inverse=True)
-    class_i, class_j = inverse[: len(labels_i)], inverse[len(labels_i) :]
-    count_i = torch.bincount(class_i, minlength=len(classes))
-    count_j = torch.bincount(class_j, minlength=len(classes))
-    take = torch.minimum(count_i, count_j)
-    total = int(take.sum())
-    if total == 0:
-        raise UsageError(
-            f"the experts have no class in common (labels {_preview(labels_i)} and "
-            f"{_preview(labels_j)}): pair experts that hold images of the same classes"
-        )
-    if max_rows is not None and total > max_rows:
-        # Systematic sampling in integers: sums to max_rows exactly, no class above its count.
-        offset = torch.randint(total, (), generator=generator)
-        ends = (take.cumsum(0) * max_rows + offset) // total
-        take = ends.diff(prepend=offset.new_zeros(1))
-    shape = (len(classes), int(max(count_i.max(), count_j.max())))
-    keys_i = torch.rand(shape, generator=generator, dtype=torch.float64)
-    # In storage order both sides share the keys, so that equal classes lose the same positions.
-    keys_j = torch.rand(shape, generator=generator, dtype=torch.float64) if reshuffle else keys_i
-    return (
-        _choose(class_i, count_i, take, keys_i, reshuffle),
-        _choose(class_j, count_j, take, keys_j, reshuffle),
-    )
+    return all_pairs(experts) if config.pairs == "all" else [draw_pair(experts, generator)]
 
 
 def weight_for_ratio(
@@ -302,7 +202,7 @@ def weight_for_ratio(
     return min(ratio * base_norm / step, limit)
 
 
-class _Statistics:
+class Statistics:
     """All statistics of one pairing, on one pair of distance matrices."""
 
     def __init__(self, x: Tensor, y: Tensor, classes: Tensor) -> None:
@@ -310,39 +210,108 @@ class _Statistics:
         self.n = x.shape[0]
         self.classes = classes
         self.a, self.b = distcorr.distance_matrix(x), distcorr.distance_matrix(y)
+        self._known: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def has_unbiased(self) -> bool:
+        """Whether there are pairs enough for the unbiased estimator."""
         return self.n >= distcorr.MIN_ROWS_UNBIASED
 
     @property
     def has_blocks(self) -> bool:
+        """Whether a class has two pairs."""
         return len(torch.unique(self.classes)) < self.n
 
+    def values(self, within: str, unbiased: bool) -> Tensor:
+        """The statistic that a setting of `within` names: (1,), or (classes,) for "per_class"."""
+        if within == "per_class":
+            return self.per_class(unbiased)
+        if within == "block":
+            return self.block(unbiased)[None]
+        return (self.partial() if within == "partial" else self.correlation(unbiased))[None]
+
     def correlation(self, unbiased: bool) -> Tensor:
+        """dCor^2 of all pairs."""
         return distcorr.cosine(*self._centred(unbiased), self.a, self.b)
 
     def block(self, unbiased: bool) -> Tensor:
+        """dCor^2 of what is left when the class blocks are removed."""
         if not self.has_blocks:
             raise UsageError(
-                f'within="block" was given {self.n} pair(s), one per class, and compares images '
-                'within classes: use at least two images per class, or within="pooled"'
+                f"diversity.within=block was given {self.n} pair(s), one per class, and compares "
+                "images within classes: use at least two images per class, or within=pooled"
             )
-        a, b = (
-            distcorr.without_class_blocks(side, self.classes) for side in self._centred(unbiased)
-        )
+        return distcorr.cosine(*self._within(unbiased), self.a, self.b)
+
+    def partial(self) -> Tensor:
+        """Unbiased dCor^2 given the one-hot labels."""
+        a, b = (distcorr.without_classes(side, self.classes) for side in self._centred(True))
         return distcorr.cosine(a, b, self.a, self.b)
 
+    def per_class(self, unbiased: bool) -> Tensor:
+        """dCor^2 of the pairs of each class that has enough of them, (classes,)."""
+        least = distcorr.MIN_ROWS_UNBIASED if unbiased else distcorr.MIN_ROWS
+        rows = [torch.nonzero(self.classes == c).flatten() for c in self.classes.unique()]
+        enough = [own for own in rows if len(own) >= least]
+        if not enough:
+            raise UsageError(
+                f"diversity.within=per_class was given {self.n} pairs of {len(rows)} classes and "
+                f"needs {least} pairs of a class: use more images per class, raise "
+                "diversity.max_rows, or set within=pooled"
+            )
+        found = []
+        for own in enough:
+            a, b = self.a[own][:, own], self.b[own][:, own]
+            sides = distcorr.centred(a, unbiased), distcorr.centred(b, unbiased)
+            found.append(distcorr.cosine(*sides, a, b))
+        return torch.stack(found)
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """(between, within): what the class blocks and what the pairs inside of classes contribute
+        to the unbiased dCor^2, their sum."""
+        a, b = self._centred(unbiased=True)
+        rest_a, rest_b = self._within(unbiased=True)
+        within = distcorr.share(rest_a, rest_b, a, b, self.a, self.b)
+        between = distcorr.share(a - rest_a, b - rest_b, a, b, self.a, self.b)
+        return between, within
+
+    def in_order(self, order: Tensor) -> "Statistics":
+        """The same rows with those of the second side in another order (n,)."""
+        columns = order[:, None], order
+        other = copy(self)
+        other.b = self.b[columns]
+        other._known = {kind: (a, b[columns]) for kind, (a, b) in self._known.items()}
+        return other
+
+    def cka(self) -> Tensor:
+        """Plain linear CKA: the biased statistic of squared distances."""
+        if "squares" not in self._known:
+            sides = self.a.square(), self.b.square()
+            a, b = (distcorr.centred(side, unbiased=False) for side in sides)
+            self._known["squares"] = a, b
+        return distcorr.cosine(*self._known["squares"], self.a.square(), self.b.square())
+
     def floor(self) -> Tensor:
+        """Mean of the biased dCor^2 over all orders."""
         return distcorr.floor_of(self.a, self.b)
 
     def _centred(self, unbiased: bool) -> tuple[Tensor, Tensor]:
-        if unbiased:
+        kind = "unbiased" if unbiased else "biased"
+        if kind not in self._known:
             distcorr.check_rows(self.n, unbiased)
-        return distcorr.centred(self.a, unbiased), distcorr.centred(self.b, unbiased)
+            sides = distcorr.centred(self.a, unbiased), distcorr.centred(self.b, unbiased)
+            self._known[kind] = sides
+        return self._known[kind]
+
+    def _within(self, unbiased: bool) -> tuple[Tensor, Tensor]:
+        a, b = self._centred(unbiased)
+        return (
+            distcorr.without_class_blocks(a, self.classes),
+            distcorr.without_class_blocks(b, self.classes),
+        )
 
 
-def _paired(
+def paired_features(
     features_i: Tensor,
     labels_i: Tensor,
     features_j: Tensor,
@@ -366,34 +335,3 @@ def _paired(
     if config.normalize:
         x, y = distcorr.unit_rows(x), distcorr.unit_rows(y)
     return x, y, classes
-
-
-def _choose(classes: Tensor, counts: Tensor, take: Tensor, keys: Tensor, by_key: bool) -> Tensor:
-    """take[c] rows of every class c, those of the smallest keys[c, position in the class].
-
-    Returned ascending by class, inside a class by key or by position.
-    """
-    stored = torch.argsort(classes, stable=True)
-    starts = counts.cumsum(0) - counts
-    sorted_classes = classes[stored]
-    position = torch.arange(len(classes)) - starts[sorted_classes]
-    key = keys[sorted_classes, position]
-    # sort by key, then stably by class: rank of each row inside its class
-    by_rank = torch.argsort(key)
-    by_rank = by_rank[torch.argsort(sorted_classes[by_rank], stable=True)]
-    chosen = by_rank[position < take[sorted_classes]]
-    return stored[chosen if by_key else chosen.sort().values]
-
-
-def _all_pairs(experts: int) -> list[tuple[int, int]]:
-    if experts < 2:
-        raise UsageError(
-            f"a pair was asked of {experts} expert(s), but diversity needs two: "
-            "use at least two experts, or switch it off (every=0)"
-        )
-    return list(combinations(range(experts), 2))
-
-
-def _preview(labels: Tensor) -> str:
-    known = torch.unique(labels).tolist()
-    return str(known[:5])[:-1] + (", ...]" if len(known) > 5 else "]")

@@ -110,6 +110,7 @@ def write_result(
         },
         peak_memory_bytes=peak_memory_bytes(),
         losses={**(state.losses or {}), **measured_by(experts)},
+        notes=[note for expert in experts for note in expert.notes],
     )
     return write_set(
         target,

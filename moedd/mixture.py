@@ -18,6 +18,7 @@ from moedd.config import RunConfig
 from moedd.diversify import diversity_step
 from moedd.experts import Expert, Ground, expert_class
 from moedd.finish import write_result
+from moedd.guards import check_diversity, require_images, require_movement, with_snapshot
 from moedd.parts import PartData, split_parts, whole
 from moedd.pool import Pool, load_pool
 from moedd.profile import NOMINAL_RATE, Profile
@@ -25,7 +26,13 @@ from moedd.progress import JsonLog, Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
 from moedd.streams import Streams
-from moedd_loaders.errors import MoeddError, UsageError, from_oserror
+from moedd_loaders.errors import (
+    DivergedError,
+    MoeddError,
+    NonFiniteError,
+    UsageError,
+    from_oserror,
+)
 from moedd_loaders.manifest import Manifest
 from moedd_publish.preview import preview_grid
 from moedd_publish.write import check_target
@@ -77,7 +84,8 @@ def distill(
     """Run the whole mixture and write its set to `places.target`.
 
     Raises ConflictError: the set or an unfinished run exists. UsageError, DataError: settings or
-    data that do not fit. NonFiniteError: a loss left the finite numbers. DiskFullError.
+    data that do not fit. NonFiniteError: a loss left the finite numbers. DivergedError: images or
+    a student ran off. Both name the last good checkpoint. DiskFullError.
     """
     reporter = reporter or Reporter()
     run = RunFolder(places.home / "runs" / places.name)
@@ -86,6 +94,7 @@ def distill(
     try:
         resuming = run.prepare(config, real.fingerprint, resume, overwrite)
         mixture = Mixture.build(config, real, places.home, profile, reporter)
+        _say_notes(mixture, reporter)
         if resuming:
             state = run.load(mixture.experts, profile, effort.asked)
             torch.set_num_threads(state.threads)
@@ -124,7 +133,16 @@ def distill(
         raise from_oserror(error, f"distilling {places.name} in {run.folder}") from error
     finally:
         reporter.end()
+        run.leave_no_empty_folder()
     return manifest
+
+
+def _say_notes(mixture: "Mixture", reporter: Reporter) -> None:
+    for expert in mixture.experts:
+        for note in expert.notes:
+            reporter.say(f"note: {note}")
+    if len(mixture.experts) == 1 and mixture.config.diversity.every > 0:
+        reporter.say("note: a single expert has no other to differ from: no diversity step")
 
 
 def scaled(steps: int, fraction: float) -> int:
@@ -158,6 +176,7 @@ class Mixture:
             real, len(config.methods), config.parts, Streams(config.seed), config.ipc
         )
         parts = [part.to(profile.device) for part in parts]
+        check_diversity(config, len(real.classes))
         trained_on = [whole(real).to(profile.device)] if config.pool.train_on == "all" else parts
         settings_of = list(zip(config.methods, config.experts, strict=True))
         # The diversity step and its report take features from the pool's networks.
@@ -276,27 +295,38 @@ def _iterate(
     log = JsonLog(run.log, state.log_position)
     reporter.begin("matching", total, state.tick)
     began = saved = pictured = time.monotonic()
-    before = state.seconds
-    real = mixture.parts[0].source_fingerprint
-    while state.tick < total:
-        rows = mixture.tick(state.tick + 1, steps)
-        state.tick += 1
-        now = time.monotonic()
-        state.seconds = before + now - began
-        for row in rows:
-            log.write(row)
-        state.losses = (state.losses or {}) | _losses(rows)
-        reporter.step(state.tick, _note(rows))
-        if now - saved >= effort.checkpoint_seconds:
-            state.log_position = log.position()
-            run.save(mixture.config, state, mixture.experts, real)
-            saved = now
-        if now - pictured >= _PREVIEW_SECONDS:
-            _save_preview(mixture, run)
-            pictured = now
-    state.log_position = log.position()
+    before, kept = state.seconds, state.tick
+
+    def keep() -> None:
+        require_images(mixture.experts)
+        state.log_position = log.position()
+        run.save(mixture.config, state, mixture.experts, mixture.parts[0].source_fingerprint)
+
+    try:
+        while state.tick < total:
+            rows = mixture.tick(state.tick + 1, steps)
+            state.tick += 1
+            now = time.monotonic()
+            state.seconds = before + now - began
+            for row in rows:
+                log.write(row)
+            state.losses = (state.losses or {}) | _losses(rows)
+            reporter.step(state.tick, _note(rows))
+            if now - saved >= effort.checkpoint_seconds:
+                keep()
+                saved, kept = now, state.tick
+            if now - pictured >= _PREVIEW_SECONDS:
+                _save_preview(mixture, run)
+                pictured = now
+        require_movement(mixture.experts)
+        keep()
+    except (NonFiniteError, DivergedError) as error:
+        # The rows that led here are what a person wants to see; resuming cuts them off again.
+        log.close()
+        raise with_snapshot(
+            error, f"that of tick {kept} of {total}, and --resume goes on from it: {run.checkpoint}"
+        ) from error
     log.close()
-    run.save(mixture.config, state, mixture.experts, real)
     reporter.end()
 
 

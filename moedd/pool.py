@@ -23,6 +23,7 @@ from moedd.profile import Profile
 from moedd.progress import Reporter
 from moedd.streams import Streams
 from moedd.train import Fetch, Recipe, Trainer, accuracy, shuffled_batches
+from moedd_loaders.errors import NonFiniteError
 
 _METER_IMAGES = 1024
 
@@ -30,7 +31,7 @@ _METER_IMAGES = 1024
 class PoolConfig(BaseModel):
     """How the pool is trained. The recipe is IDC's for its networks, at ages that IDM uses too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     networks: int = Field(3, ge=1, description="networks trained from scratch")
     steps: int = Field(1500, ge=1, description="training steps of each")
@@ -121,7 +122,7 @@ def load_pool(
     on the profile's device. With `trained` False it has an architecture and no stored networks.
 
     A killed call goes on with the first network that is not whole; two calls at once wait for each
-    other.
+    other. Raises NonFiniteError: training left the finite numbers; such a network is not kept.
     """
     channels, height, width_px = part.shape
     size = (height, width_px)
@@ -177,6 +178,7 @@ def _train_one(
     for step in range(1, config.steps + 1):
         trainer.step(real_batch(part, next(batches)))
         if step % config.every == 0 or step == config.steps:
+            _require_finite(network, n, step, config)
             right = accuracy(network, meter, part.labels[meter], part.normalized, profile=profile)
             for name, parameter in network.named_parameters():
                 tensors[f"{len(ages)}.{name}"] = parameter.detach().cpu().clone()
@@ -184,6 +186,16 @@ def _train_one(
         reporter.step(step)
     reporter.end()
     save_checkpoint(path, tensors, {"ages": ages})
+
+
+def _require_finite(network: Network, n: int, step: int, config: PoolConfig) -> None:
+    """Raise NonFiniteError unless every parameter is a number: others would be kept for ever."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise NonFiniteError(
+            f"network {n + 1} of {config.networks} of the pool has NaN or infinite parameters "
+            f"after {step} training steps at step size {config.lr:g}: lower it "
+            "(--set pool.lr=...)"
+        )
 
 
 def _read_one(path: Path, device: str) -> list[StoredNetwork]:

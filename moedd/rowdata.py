@@ -125,7 +125,9 @@ class TrainingData:
                 soft_labels=soft, normalize=True, seed=seed, fuse=row.fuse,
             )  # fmt: skip
         # The whole set lies on the device: batches are put together and augmented there.
-        self.images = self.plain.images.to(device)
+        whole = self.plain.images
+        assert isinstance(whole, Tensor)  # made from tensors, above
+        self.images = whole.to(device)
         self.targets = self.plain.served_targets.to(device)
 
     def __len__(self) -> int:

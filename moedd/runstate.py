@@ -5,6 +5,7 @@ runs/NAME/log.jsonl                losses and norms, one line per tick
 runs/NAME/preview.png              the images as they are now
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class RunFolder:
                 "start anew with --overwrite"
             )
         return True
+
+    def leave_no_empty_folder(self) -> None:
+        """Take the folder away again if nothing came into it."""
+        with contextlib.suppress(OSError):  # not empty, or not there
+            self.folder.rmdir()
 
     def profile_name(self) -> str | None:
         """The profile of the unfinished run; None where there is none."""

@@ -6,11 +6,14 @@ from rich.console import Console
 from rich.table import Table
 
 from moedd.experts import expert_class, method_names
+from moedd.origin import made_by
 from moedd.tables import counted, records_table
 from moedd_loaders.manifest import (
     PREVIEW,
+    Diversity,
     ExpertEntry,
     Manifest,
+    Shuffled,
     TilesDecode,
     manifest_bytes,
     read_manifest,
@@ -35,6 +38,8 @@ def show_set(name: str, as_json: bool = False) -> None:
     for line in summary(manifest, found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(experts_table(manifest))
+    if manifest.diversity is not None and manifest.diversity.pairs:
+        console.print(pairs_table(manifest.diversity))
     records = read_records(manifest, found.folder)
     if records:
         console.print(records_table(records, counted(len(records), "record")))
@@ -56,19 +61,85 @@ def summary(manifest: Manifest, found: Resolved) -> list[str]:
         f"labels: {manifest.labels.kind}; pixels: unit space, float32, not clipped",
         f"evaluation: {_evaluation(manifest)}",
     ]
-    if manifest.diversity is not None:
-        d = manifest.diversity
-        lines.append(
-            f"diversity (squared distance correlation between experts): unbiased {d.unbiased:.3f}, "
-            f"biased {d.biased:.3f} of which {d.floor:.3f} is small-sample floor, CKA {d.cka:.3f}"
-        )
+    lines += diversity_lines(manifest)
     made = manifest.provenance
+    lines += [f"note: {note}" for note in made.notes]
     lines += [
-        f"made by moedd {made.moedd}, torch {made.torch}, {made.device}, profile {made.profile}, "
-        f"seed {made.seed}: {made.seconds / 60:.1f} min of matching",
+        made_by(made),
         f"preview: {found.folder / PREVIEW}",
     ]
     return lines
+
+
+def diversity_lines(manifest: Manifest) -> list[str]:
+    """What the diversity report says, for a reader who has not met it before."""
+    d = manifest.diversity
+    if d is None:
+        alone = len(manifest.experts) < 2
+        return [] if alone else ["diversity between the experts: not measured for this set"]
+    s = d.shuffled
+    lines = [
+        "diversity of the experts (squared distance correlation between their images' features: "
+        f"1 the same, 0 independent{_compared(d)})",
+        f"  unbiased {d.unbiased:.3f}{_verdict(d.unbiased, s)}",
+    ]
+    if d.between is not None:
+        lines.append(f"    sharing the same classes explains {d.between:.3f}")
+        if d.within is not None:
+            lines[-1] += (
+                f"; pairing the k-th images of a class, as they are stored, adds {d.within:.3f}"
+            )
+    biased, cka = (_chance(s.biased, s.biased_std), _chance(s.cka, s.cka_std)) if s else ("", "")
+    return [
+        *lines,
+        f"  biased {d.biased:.3f}, of which {d.floor:.3f} is small-sample floor{biased}",
+        f"  linear CKA {d.cka:.3f}{cka}",
+    ]
+
+
+def _compared(d: Diversity) -> str:
+    over = f"; mean over {len(d.pairs)} pairs of experts" if d.pairs else ""
+    rows = f"; {d.rows}{' or more' if d.pairs else ''} images of each" if d.rows else ""
+    layer = {"embedding": "; features before the classifier", "logits": "; logits"}
+    return f"{over}{rows}{layer.get(d.layer or '', '')}"
+
+
+def _chance(mean: float, std: float) -> str:
+    return f"; rows paired at random: {mean:.3f} ± {std:.3f}"
+
+
+def _verdict(unbiased: float, s: Shuffled | None) -> str:
+    """How the unbiased value stands to the shuffled baseline, in words."""
+    if s is None:
+        return ""
+    told = f"{_chance(s.unbiased, s.unbiased_std)} ({s.orders} times)"
+    distance, spread = unbiased - s.unbiased, s.unbiased_std
+    if abs(distance) <= 2 * spread:
+        return f"{told}, so they cannot be told from independent experts"
+    side = "more alike" if distance > 0 else "more unlike"
+    times = f", by {abs(distance) / spread:.0f} standard deviations" if spread else ""
+    return f"{told}, so they are {side} than chance{times}"
+
+
+def pairs_table(diversity: Diversity) -> Table:
+    """One line per pair of experts."""
+    table = Table(title="diversity by pair of experts", title_justify="left")
+    table.add_column("experts")
+    columns = ("images", "unbiased", "at random", "from classes", "from order")
+    for column in (*columns, "biased", "floor"):
+        table.add_column(column, justify="right")
+    table.add_column("CKA", justify="right")
+    for pair in diversity.pairs:
+        s = pair.shuffled
+        cells = [
+            "" if pair.rows is None else str(pair.rows),
+            f"{pair.unbiased:.3f}",
+            f"{s.unbiased:.3f} ± {s.unbiased_std:.3f}" if s else "",
+            *("" if part is None else f"{part:.3f}" for part in (pair.between, pair.within)),
+            *(f"{value:.3f}" for value in (pair.biased, pair.floor, pair.cka)),
+        ]
+        table.add_row(f"{pair.experts[0]}, {pair.experts[1]}", *cells)
+    return table
 
 
 def experts_table(manifest: Manifest) -> Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,19 @@ from moedd.imagescan import Item
 from moedd.readers import Opened, SplitSource, named_classes, no_train, split_files, test_split
 from moedd_loaders.errors import AuthError, DataError, MoeddError, NetworkError
 
-__all__ = ["HUB_ID", "hub_error", "open_hub", "open_hub_splits", "open_parquet"]
+__all__ = [
+    "HUB_ID",
+    "hub_card",
+    "hub_columns",
+    "hub_error",
+    "hub_items",
+    "load_hub",
+    "open_hub",
+    "open_hub_splits",
+    "open_parquet",
+    "parquet_columns",
+    "parquet_items",
+]
 
 HUB_ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:(?P<config>[\w.-]+))?(@(?P<rev>[\w./-]+))?"
@@ -46,7 +58,7 @@ def _choose(
     )
 
 
-def _columns(schema: pa.Schema, spec: DataSpec | None) -> tuple[str, str, list[str] | None]:
+def parquet_columns(schema: pa.Schema, spec: DataSpec | None) -> tuple[str, str, list[str] | None]:
     """Image column, label column, and the class names declared for the latter, if any."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -101,7 +113,7 @@ def open_parquet(root: Path, spec: DataSpec | None) -> Opened | None:
         try:
             schema = pq.read_schema(path)
             if not labels:
-                image, label, declared = _columns(schema, spec)
+                image, label, declared = parquet_columns(schema, spec)
             missing = {image, label} - set(schema.names)
             if missing:
                 raise DataError(f"'{path}' lacks the column {', '.join(sorted(missing))}")
@@ -121,7 +133,7 @@ def open_parquet(root: Path, spec: DataSpec | None) -> Opened | None:
 
         def items() -> Iterator[Item]:
             for path in paths:
-                yield from _parquet_items(path, root, image, checked[path])
+                yield from parquet_items(path, root, image, checked[path])
 
         return SplitSource(sum(len(checked[path]) for path in paths), items)
 
@@ -131,7 +143,7 @@ def open_parquet(root: Path, spec: DataSpec | None) -> Opened | None:
     return Opened("Parquet folder", classes, rule, source("train"), test, notes)
 
 
-def _parquet_items(path: Path, root: Path, image: str, labels: list[int]) -> Iterator[Item]:
+def parquet_items(path: Path, root: Path, image: str, labels: list[int]) -> Iterator[Item]:
     shown = path.relative_to(root).as_posix()
     row = 0
     with pq.ParquetFile(path) as file:
@@ -150,29 +162,33 @@ def open_hub(
     Raises NetworkError (exit 6) if the Hub cannot be reached and nothing is cached, AuthError (3)
     if it wants a token, DataError (2) if there is no such data set, configuration or column.
     """
-    import datasets
-
     arguments: dict[str, Any] = {"name": config, "revision": revision}
     if spec is not None and revision == CONVERT_BRANCH:
         # That branch has no configurations: folders CONFIG/SPLIT/NNNN.parquet instead.
         splits = {"train": spec.train_split, "test": spec.test_split}
         globs = {name: f"{config}/{split}/*.parquet" for name, split in splits.items()}
         arguments = {"data_files": globs, "revision": revision}
-    try:
-        loaded = datasets.load_dataset(hub_id, **arguments)
-    except Exception as error:
-        known = hub_error(error, hub_id)
-        if known is None:
-            raise
-        raise known from error
-    opened = open_hub_splits(dict(loaded), hub_id, spec)
-    sha, license_ = _hub_card(hub_id, revision)
+    opened = open_hub_splits(load_hub(hub_id, arguments), hub_id, spec)
+    sha, license_ = hub_card(hub_id, revision)
     opened.hub_id, opened.revision = hub_id, sha or revision
     opened.license = spec.license if spec is not None else license_
     return opened
 
 
-def _hub_card(hub_id: str, revision: str | None) -> tuple[str | None, str]:
+def load_hub(hub_id: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The splits of a Hub data set (`datasets.Dataset` by name); errors as `open_hub`'s."""
+    import datasets
+
+    try:
+        return dict(datasets.load_dataset(hub_id, **arguments))
+    except Exception as error:
+        known = hub_error(error, hub_id)
+        if known is None:
+            raise
+        raise known from error
+
+
+def hub_card(hub_id: str, revision: str | None) -> tuple[str | None, str]:
     """The commit that was read and the licence its card states; (None, "unknown") if not told."""
     from huggingface_hub import HfApi
 
@@ -223,14 +239,54 @@ def hub_error(error: Exception, hub_id: str) -> MoeddError | None:
 
 def open_hub_splits(loaded: dict[str, Any], hub_id: str, spec: DataSpec | None) -> Opened:
     """Understands the splits (a `datasets.DatasetDict` as a dict) of a data set already loaded."""
-    import datasets
-
     names = ("train", spec.train_split) if spec is not None else ("train",)
     train_name = next((name for name in names if name in loaded), None)
     if train_name is None:
         raise DataError(f"'{hub_id}' has no train split, only {', '.join(sorted(loaded))}")
     test_name = test_split(loaded, spec)
-    features = loaded[train_name].features
+    image, label, declared = hub_columns(loaded[train_name].features, spec)
+    used = [train_name, *([test_name] if test_name else [])]
+    labels = {split: list(loaded[split][label]) for split in used}
+    count = max((value or 0 for found in labels.values() for value in found), default=-1) + 1
+    classes, rule = named_classes(None, count, spec, declared)
+
+    def source(split: str) -> SplitSource:
+        checked = _checked(labels[split], len(classes), f"{hub_id} {split}")
+        items = hub_items(loaded[split], image, checked, f"{hub_id} {split}")
+        return SplitSource(len(loaded[split]), items)
+
+    notes = []
+    if test_name not in (None, "test"):
+        notes.append(f"the '{test_name}' split serves as test split")
+    test = source(test_name) if test_name else None
+    return Opened("Hub data set", classes, rule, source(train_name), test, notes, hub_id=hub_id)
+
+
+def hub_items(
+    table: Any, image: str, labels: list[int], where: str
+) -> Callable[[], Iterator[Item]]:
+    """Fresh passes over the encoded images of one split of a Hub data set."""
+    import datasets
+
+    raw = table.cast_column(image, datasets.Image(decode=False))
+
+    def items() -> Iterator[Item]:
+        for start in range(0, len(raw), ROWS):
+            for row, entry in enumerate(raw[start : start + ROWS][image], start):
+                entry = entry or {}
+                path = entry.get("path")
+                data = entry.get("bytes") or (Path(path) if path else b"")
+                yield Item(f"{where} row {row}", labels[row], data)
+
+    return items
+
+
+def hub_columns(
+    features: dict[str, Any], spec: DataSpec | None
+) -> tuple[str, str, list[str] | None]:
+    """Image column, label column, and the class names declared for the latter, if any."""
+    import datasets
+
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     labelled = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     integers = [
@@ -248,28 +304,4 @@ def open_hub_splits(loaded: dict[str, Any], hub_id: str, spec: DataSpec | None) 
         ("label", "labels"),
         list(features),
     )
-    used = [train_name, *([test_name] if test_name else [])]
-    labels = {split: list(loaded[split][label]) for split in used}
-    count = max((value or 0 for found in labels.values() for value in found), default=-1) + 1
-    declared = features[label].names if label in labelled else None
-    classes, rule = named_classes(None, count, spec, declared)
-
-    def source(split: str) -> SplitSource:
-        checked = _checked(labels[split], len(classes), f"{hub_id} {split}")
-        table = loaded[split].cast_column(image, datasets.Image(decode=False))
-
-        def items() -> Iterator[Item]:
-            for start in range(0, len(table), ROWS):
-                for row, entry in enumerate(table[start : start + ROWS][image], start):
-                    entry = entry or {}
-                    path = entry.get("path")
-                    data = entry.get("bytes") or (Path(path) if path else b"")
-                    yield Item(f"{hub_id} {split} row {row}", checked[row], data)
-
-        return SplitSource(len(table), items)
-
-    notes = []
-    if test_name not in (None, "test"):
-        notes.append(f"the '{test_name}' split serves as test split")
-    test = source(test_name) if test_name else None
-    return Opened("Hub data set", classes, rule, source(train_name), test, notes, hub_id=hub_id)
+    return image, label, features[label].names if label in labelled else None

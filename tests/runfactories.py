@@ -36,6 +36,9 @@ TINY_METHODS = {
     "idm_plain": ("idm_plain.batch_real=8", "idm_plain.steps=4"),
     "idc": ("idc.batch_real=8", "idc.steps=4"),
     "idc_i": ("idc_i.batch_real=8", "idc_i.steps=4"),
+    "dm": ("dm.batch_real=8", "dm.steps=4"),
+    "dc": ("dc.batch_real=8", "dc.steps=4", "dc.outer=2", "dc.inner=1"),
+    "dsa": ("dsa.batch_real=8", "dsa.steps=4", "dsa.outer=2", "dsa.inner=1"),
     "rded": ("rded.observer_steps=60", "rded.observer_lr=0.1", "rded.images_per_class=20"),
     "mtt": (
         *("mtt.steps=4", "mtt.syn_steps=3", "mtt.expert_epochs=1", "mtt.max_start_epoch=2"),
@@ -43,6 +46,10 @@ TINY_METHODS = {
     ),
 }
 """Settings of the experts of a tiny run, by method."""
+MOVING = ("idc", "idc_i", "idm", "idm_plain", "dm", "dsa", "dc", "mtt")
+"""Methods that move images step by step."""
+AT_ONCE = ("rded", "random", "herding", "kcenter")
+"""Methods that make their images at once."""
 VARIABLE = ("moedd.json", "README.md", "checksums.sha256")
 """Files of a set that hold times: they differ between two runs of the same configuration."""
 

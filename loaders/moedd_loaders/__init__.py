@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moedd_loaders.adapt import EvalTransform
+    from moedd_loaders.collate import MixCollate
     from moedd_loaders.dataset import DistilledDataset, load_distilled
     from moedd_loaders.errors import (
         AuthError,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from moedd_loaders.read import StoredSet, read_tensors
     from moedd_loaders.records import Record, append_records, read_records
     from moedd_loaders.resolve import Resolved, bundled_names, known_names
+    from moedd_loaders.samplers import ExpertBatchSampler
     from moedd_loaders.validate import validate_set
 
 __all__ = [
@@ -37,9 +40,12 @@ __all__ = [
     "DataError",
     "DiskFullError",
     "DistilledDataset",
+    "EvalTransform",
+    "ExpertBatchSampler",
     "ExpertMix",
     "InvalidSetError",
     "Manifest",
+    "MixCollate",
     "MoeddError",
     "NetworkError",
     "NonFiniteError",
@@ -63,6 +69,8 @@ __all__ = [
 
 # The function `resolve` is not among them: that name is taken by the module.
 _HOMES = {
+    "adapt": "EvalTransform",
+    "collate": "MixCollate",
     "dataset": "DistilledDataset load_distilled",
     "errors": "AuthError ConflictError DataError DiskFullError InvalidSetError MoeddError "
     "NetworkError NonFiniteError SetNotFoundError UsageError",
@@ -72,6 +80,7 @@ _HOMES = {
     "read": "StoredSet read_tensors",
     "records": "Record append_records read_records",
     "resolve": "Resolved bundled_names known_names",
+    "samplers": "ExpertBatchSampler",
     "validate": "validate_set",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

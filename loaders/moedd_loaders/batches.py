@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -14,18 +17,22 @@ from moedd_loaders.blend import blend_images
 from moedd_loaders.draws import key
 from moedd_loaders.errors import UsageError
 from moedd_loaders.partners import Ints
+from moedd_loaders.ranks import rank_and_world
 
 if TYPE_CHECKING:
-    from moedd_loaders.dataset import DistilledDataset
+    from moedd_loaders.distilled import DistilledDataset
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "shares"]
 
 # Rows planned at a time: large enough to make planning cheap, small enough to stay in the cache.
 _PLANNED = 4096
 
+Batch = tuple[Ints, Tensor, Tensor]
+"""Rows of the set, their images, their labels."""
+
 
 class Batches:
-    """One epoch of `(images, labels)` batches per iteration; see `DistilledDataset.batches`."""
+    """One epoch of batches per iteration; see `DistilledDataset.batches`."""
 
     def __init__(
         self,
@@ -41,64 +48,196 @@ class Batches:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = shuffle, drop_last
         self.batch_transform = batch_transform
+        self.rank, self.world = rank_and_world()
+        self._kept: _Kept | None = None
+        if len(dataset) < self.world:
+            raise UsageError(
+                f"{len(dataset)} images for {self.world} processes: each needs one at least"
+            )
+        where = device or "cpu"
         try:
-            self._images = dataset.images.to(device or "cpu")
-            self._targets = dataset.served_targets.to(self._images.device)
+            self._source = dataset.served_targets
+            self._targets = self._source.to(where)
+            images = dataset.images
+            self._images = images.to(where) if isinstance(images, Tensor) else images
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UsageError(f"device {str(device)!r} cannot be used here: {error}") from error
 
     def __len__(self) -> int:
-        n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return len(self._sizes())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self._order()
-        for images, labels in self._fused(order) if self._direct else self._transformed(order):
-            if self.dataset.target_transform is not None:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        dataset = self.dataset
+        if dataset.served_targets is not self._source:  # numbered anew by `align_to`
+            self._source, self._kept = dataset.served_targets, None
+            self._targets = self._source.to(self._targets.device)
+        for index, images, labels in self._served(dataset.served_counts.next_pass()):
+            if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
-                labels = default_collate([self.dataset.target_transform(one) for one in listed])
-            yield images, labels
+                labels = default_collate([dataset.target_transform(one) for one in listed])
+            if dataset.return_expert:
+                yield images, labels, dataset.experts[torch.from_numpy(index)].to(images.device)
+            else:
+                yield images, labels
 
     @property
-    def _direct(self) -> bool:
-        return self.dataset.transform is None and self.batch_transform is None
+    def _resident(self) -> bool:
+        return isinstance(self.dataset.images, Tensor)
 
-    def _order(self) -> Ints:
-        n = len(self.dataset)
-        number = self.dataset.served_counts.next_pass()
+    def _served(self, number: int) -> Iterator[Batch]:
+        if not self._resident:
+            return self._ahead(self._order(number))
+        if not self.dataset.finished or self.batch_transform is not None:
+            return self._transformed(self._order(number))
+        mix = self.dataset.mix
+        if mix is not None and mix.lam == "batch":  # the first row of a batch decides
+            return self._fused(number, 1)
+        several = _PLANNED // len(self.dataset)
+        if several < 2 or sum(self._sizes()) != len(self.dataset):
+            return self._fused(number, max(1, _PLANNED // self.batch_size))
+        return self._planned_before(number, several)
+
+    def _sizes(self) -> list[int]:
+        return shares(len(self.dataset), self.batch_size, self.rank, self.world, self.drop_last)
+
+    def _order(self, number: int) -> Ints:
+        """Rows of this rank's epoch `number`, `_sizes` in all."""
+        n, total = len(self.dataset), sum(self._sizes())
         order = np.arange(n)
         if self.shuffle:
             generator = torch.Generator().manual_seed(key(self.dataset.seed, 1 + number))
             order = torch.randperm(n, generator=generator).numpy()
-        return order[: len(self) * self.batch_size]
+        order = order[self.rank :: self.world]
+        return order[:total] if len(order) >= total else np.resize(order, total)
 
-    def _transformed(self, order: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
-            served = self.dataset.served_counts.take(index)
-            yield self.dataset.serve(
-                index, served, self._images, self._targets, self.batch_transform
-            )
+    def _parts(self, order: Ints) -> Iterator[Ints]:
+        ends = np.cumsum(self._sizes())
+        for start, end in zip(np.concatenate([[0], ends]), ends, strict=False):
+            yield order[start:end]
 
-    def _fused(self, order: Ints) -> Iterator[tuple[Tensor, Tensor]]:
-        """Plans many batches at once; what is left per batch is the arithmetic."""
-        dataset, device, size = self.dataset, self._images.device, self.batch_size
-        per_batch = dataset.mix is not None and dataset.mix.lam == "batch"
-        planned = size if per_batch else max(1, _PLANNED // size) * size
-        for begin in range(0, len(order), planned):
-            index = order[begin : begin + planned]
-            plan = dataset.plan(index, dataset.served_counts.peek(index))
-            rows = torch.from_numpy(np.column_stack([index, plan.partner])).to(device)
-            weight = torch.from_numpy(plan.weight).to(device)
-            box = None if plan.box is None else torch.from_numpy(plan.box).to(device)
-            for start in range(0, len(index), size):
-                part = slice(start, start + size)
-                dataset.served_counts.count(index[part])
-                yield (
-                    blend_images(
-                        self._images, rows[part], weight[part], None if box is None else box[part]
-                    ),
-                    dataset.blend_targets(self._targets, rows[part], weight[part]),
-                )
+    def _transformed(self, order: Ints) -> Iterator[Batch]:
+        for index in self._parts(order):
+            yield self._serve(index, self.dataset.served_counts.take(index))
+
+    def _ahead(self, order: Ints) -> Iterator[Batch]:
+        """The next batch is fetched while this one is in use."""
+        with ThreadPoolExecutor(1) as pool:
+            coming: Any = None
+            for index in self._parts(order):
+                served = self.dataset.served_counts.take(index)
+                ready, coming = coming, pool.submit(self._serve, index, served)
+                if ready is not None:
+                    yield ready.result()
+            if coming is not None:
+                yield coming.result()
+
+    def _serve(self, index: Ints, served: Ints) -> Batch:
+        transform = self.batch_transform
+        images, labels = self.dataset.serve(index, served, self._images, self._targets, transform)
+        return index, images, labels
+
+    def _fused(self, number: int, together: int) -> Iterator[Batch]:
+        """Plans `together` batches at once; what is left per batch is the arithmetic."""
+        order, sizes, begin = self._order(number), self._sizes(), 0
+        for first in range(0, len(sizes), together):
+            group = sizes[first : first + together]
+            index = order[begin : begin + sum(group)]
+            begin += len(index)
+            planned = self._plan(index, self.dataset.served_counts.peek(index))
+            yield from self._blended(planned, 0, group)
+
+    def _planned_before(self, number: int, several: int) -> Iterator[Batch]:
+        """Plans `several` epochs at once: a small one costs more to plan than to blend."""
+        kept, state = self._kept, self._state()
+        if kept is None or not kept.holds(number, state, self.dataset.served_counts.all()):
+            orders = [self._order(number + later) for later in range(several)]
+            index = np.concatenate(orders)
+            before = self.dataset.served_counts.all()
+            served = before[index] + np.repeat(np.arange(several), len(orders[0]))
+            kept = _Kept(number, several, state, before, self._plan(index, served))
+            self._kept = kept
+        sizes = self._sizes()
+        return self._blended(kept.plan, (number - kept.first) * sum(sizes), sizes)
+
+    def _state(self) -> tuple[Any, ...]:
+        """All that plans depend on, besides the counts."""
+        mix = self.dataset.mix
+        settings = () if mix is None else tuple(mix.settings().values())
+        rank = self.dataset.served_counts.rank()
+        return self.dataset.seed, rank, self.shuffle, self._sizes(), settings
+
+    def _plan(self, index: Ints, served: Ints) -> _Planned:
+        plan, device = self.dataset.plan(index, served), self._targets.device
+        parts = (np.column_stack([index, plan.partner]), plan.weight, plan.box)
+        rows, weight, box = (_sent(part, device) for part in parts)
+        assert rows is not None
+        assert weight is not None
+        labels = self.dataset.blend_targets(self._targets, rows, weight)
+        return _Planned(index, rows, weight, box, labels)
+
+    def _blended(self, plan: _Planned, start: int, sizes: list[int]) -> Iterator[Batch]:
+        images = self._images
+        assert isinstance(images, Tensor)
+        for size in sizes:
+            part = slice(start, start + size)
+            start += size
+            self.dataset.served_counts.count(plan.index[part])
+            box = None if plan.box is None else plan.box[part]
+            mixed = blend_images(images, plan.rows[part], plan.weight[part], box)
+            # A copy, so that who keeps the labels of a batch keeps no more than these.
+            yield plan.index[part], mixed, plan.labels[part].clone()
+
+
+def _sent(part: npt.NDArray[Any] | None, device: torch.device) -> Tensor | None:
+    """On the device, without waiting for it."""
+    return None if part is None else torch.from_numpy(part).to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """Rows of the set, rows and weights of the blend, boxes, and labels, blended already."""
+
+    index: Ints
+    rows: Tensor
+    weight: Tensor
+    box: Tensor | None
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The plan of epochs `first`, `first + 1`, ..., made when samples had been served `before`."""
+
+    first: int
+    several: int
+    state: tuple[Any, ...]
+    before: Ints
+    plan: _Planned
+
+    def holds(self, number: int, state: tuple[Any, ...], counts: Ints) -> bool:
+        """Whether epoch `number` is in it and everything is as was expected."""
+        past = number - self.first
+        return (
+            0 <= past < self.several
+            and state == self.state
+            and bool((counts == self.before + past).all())
+        )
+
+
+def shares(n: int, batch_size: int, rank: int, world: int, drop_last: bool) -> list[int]:
+    """Sizes of one rank's batches when `n` images are dealt out in turns: equally many on each.
+
+    Ranks with one image less than others have it missing in a batch, not a batch less. Only where
+    they would have fewer images than batches (a batch size of one), one image comes twice.
+    """
+    own, most = -(-(n - rank) // world), -(-n // world)
+    if drop_last:
+        return [batch_size] * (n // world // batch_size)
+    count = -(-most // batch_size)
+    own = max(own, count)
+    sizes = [batch_size] * (count - 1) + [own - batch_size * (count - 1)]
+    if sizes[-1] < 1:  # one image of the batch before
+        sizes[-2:] = [batch_size - 1, 1]
+    return sizes

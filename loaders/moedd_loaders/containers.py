@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import tarfile
-from collections.abc import Iterator
-from itertools import islice
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ import numpy as np
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import to_view
 from moedd_loaders.manifest import parquet_path, tar_path
+from moedd_loaders.parquetrows import parquet_rows
 from moedd_loaders.read import StoredSet
+from moedd_loaders.tarrows import INFO, check_info, tar_rows
 
 __all__ = ["check_containers"]
-
-_COLUMNS = ["id", "image", "label", "expert", "method", "k"]
 
 
 def check_containers(stored: StoredSet) -> None:
@@ -33,19 +30,25 @@ def check_containers(stored: StoredSet) -> None:
     """
     expected = _Expected(stored)
     shards = sum(len(entry.shards) for entry in stored.manifest.experts)
+    lengths: list[int] = []
     for entry in stored.manifest.experts:
         for kind in ("parquet", "tar"):
             row = expected.first(entry.id)
             for shard in entry.shards:
+                first = row
                 name = parquet_path(shard, shards) if kind == "parquet" else tar_path(shard)
                 path = stored.folder / name
-                rows = _parquet_rows(path, expected) if kind == "parquet" else _tar_rows(path)
+                rows = expected.parquet(path) if kind == "parquet" else tar_rows(path)
                 for found in rows:
                     expected.compare(path, row, entry.id, found)
                     row += 1
+                if kind == "tar":
+                    lengths.append(row - first)
             if row != expected.first(entry.id + 1):
                 missing = expected.first(entry.id + 1) - row
                 raise InvalidSetError(f"{path} ends {missing} rows too early")
+    tars = [Path(tar_path(shard)).name for shard in range(shards)]
+    check_info(stored.folder / INFO, tars, lengths)
 
 
 class _Expected:
@@ -63,6 +66,10 @@ class _Expected:
 
     def first(self, expert: int) -> int:
         return self.starts[expert]
+
+    def parquet(self, path: Path) -> Any:
+        # A PNG of noise is a little larger than its pixels.
+        return parquet_rows(path, self.manifest.classes, 2 * self.views[:1].nbytes + 4096)
 
     def compare(self, path: Path, row: int, expert: int, found: dict[str, Any]) -> None:
         if row >= self.starts[expert + 1]:
@@ -82,89 +89,58 @@ class _Expected:
                     f"{path}, row {self.ids[row]}: {key} is {found[key]!r}, "
                     f"the tensors say {value!r}"
                 )
-        if not np.array_equal(_decode_png(path, found), self.views[row]):
+        where = f"{path}, row {self.ids[row]}"
+        view = self.views[row]
+        if not np.array_equal(_decode_png(where, found["png"], view.shape), view):
             raise InvalidSetError(
-                f"{path}, row {self.ids[row]}: the PNG is not the rounded, clipped view of the "
-                "float pixels"
+                f"{where}: the PNG is not the rounded, clipped view of the float pixels"
             )
-        if "npy" in found and not _same_bits(_decode_npy(path, found), self.images[row]):
-            raise InvalidSetError(
-                f"{path}, row {self.ids[row]}: the .npy pixels differ from the tensors"
-            )
+        if "npy" in found:
+            pixels = _decode_npy(where, found["npy"], self.images[row].shape)
+            if pixels.tobytes() != self.images[row].tobytes():
+                raise InvalidSetError(f"{where}: the .npy pixels differ from the tensors")
 
 
-def _parquet_rows(path: Path, expected: _Expected) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # One file: with the path alone, pyarrow would look for partitions in the folder's name.
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidSetError(f"{path} is not a readable Parquet file: {error}") from None
-    if table.column_names != _COLUMNS:
-        raise InvalidSetError(f"{path} has the columns {table.column_names}, expected {_COLUMNS}")
-    declared = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = declared.get("info", {}).get("features", {}).get("label", {}).get("names")
-    if names != expected.manifest.classes:
-        raise InvalidSetError(f"{path} names other classes than the manifest")
-    for row in table.to_pylist():
-        image = row.pop("image") or {}
-        yield {**row, "png": image.get("bytes")}
-
-
-def _tar_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = iter(tar)
-            for first in members:
-                group = [first, *islice(members, 3)]
-                yield _tar_row(path, tar, group)
-    except (tarfile.TarError, EOFError) as error:
-        raise InvalidSetError(f"{path} is not a whole tar file: {error}") from None
-
-
-def _tar_row(path: Path, tar: tarfile.TarFile, group: list[tarfile.TarInfo]) -> dict[str, Any]:
-    key = group[0].name.partition(".")[0]
-    parts: dict[str, bytes] = {}
-    for member in group:
-        stem, _, field = member.name.partition(".")
-        file = tar.extractfile(member) if member.isfile() else None
-        if stem != key or file is None or field in parts:
-            raise InvalidSetError(f"{path}: unexpected member {member.name!r} in row {key!r}")
-        parts[field] = file.read()
-    if sorted(parts) != ["cls", "json", "npy", "png"]:
-        raise InvalidSetError(
-            f"{path}, row {key}: holds {sorted(parts)}, expected ['cls', 'json', 'npy', 'png']"
-        )
-    try:
-        row = json.loads(parts["json"])
-        label = int(parts["cls"])
-        if not isinstance(row, dict) or row.get("id") != key or row.get("label") != label:
-            raise ValueError("the parts disagree")
-    except ValueError as error:
-        raise InvalidSetError(f"{path}, row {key}: bad .json or .cls: {error}") from None
-    return {**row, "png": parts["png"], "npy": parts["npy"]}
-
-
-def _decode_png(path: Path, found: dict[str, Any]) -> np.ndarray:
+def _decode_png(where: str, data: bytes | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels (H, W, C) of a PNG, which must say beforehand that it has this shape."""
     from PIL import Image
 
+    height, width, channels = shape
+    if data is None or data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise InvalidSetError(f"{where}: bad PNG: {'no bytes' if not data else 'no PNG header'}")
+    says = struct.unpack(">II", data[16:24])
+    if says != (width, height):
+        raise InvalidSetError(
+            f"{where}: the PNG claims {says[0]}x{says[1]} pixels (width x height), expected "
+            f"{width}x{height}"
+        )
     try:
-        with Image.open(io.BytesIO(found["png"]), formats=["PNG"]) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
-        raise InvalidSetError(f"{path}, row {found.get('id')}: bad PNG: {error}") from None
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidSetError(f"{where}: bad PNG: {error}") from None
+    if mode != ("L" if channels == 1 else "RGB"):
+        raise InvalidSetError(
+            f"{where}: bad PNG: its pixels are {mode}, expected 8 bits in {channels} channels"
+        )
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _decode_npy(path: Path, found: dict[str, Any]) -> np.ndarray:
+def _decode_npy(where: str, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of a `.npy` file; its header is compared before any memory is taken for it."""
+    file = io.BytesIO(data)
     try:
-        return np.lib.format.read_array(io.BytesIO(found["npy"]), allow_pickle=False)
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version}, expected (1, 0)")
+        says = np.lib.format.read_array_header_1_0(file)
     except (ValueError, EOFError) as error:
-        raise InvalidSetError(f"{path}, row {found.get('id')}: bad .npy: {error}") from None
-
-
-def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
-    same_kind = left.dtype == right.dtype and left.shape == right.shape
-    return same_kind and left.tobytes() == right.tobytes()
+        raise InvalidSetError(f"{where}: bad .npy: {error}") from None
+    if says != (shape, False, np.dtype("<f4")):
+        raise InvalidSetError(
+            f"{where}: bad .npy: it claims {says[2]} {says[0]}, expected float32 {shape}"
+        )
+    rest = data[file.tell() :]
+    if len(rest) != 4 * int(np.prod(shape)):
+        raise InvalidSetError(f"{where}: bad .npy: {len(rest)} bytes of pixels in {shape}")
+    return np.frombuffer(rest, "<f4").reshape(shape)

@@ -17,7 +17,7 @@ from torch import Tensor
 from moedd_loaders.errors import UsageError
 from moedd_loaders.manifest import DecodeRule, TilesDecode
 
-__all__ = ["decode", "decode_factor", "decode_index", "decode_labels"]
+__all__ = ["decode", "decode_cells", "decode_factor", "decode_index", "decode_labels"]
 
 
 def decode_factor(rule: DecodeRule) -> int:
@@ -46,20 +46,34 @@ def decode(images: Tensor, rule: DecodeRule, fill: Sequence[float] | float = 0.0
     f = decode_factor(rule)
     if f == 1:
         return images
-    assert isinstance(rule, TilesDecode)
-    height, width = images.shape[-2:]
-    if min(height, width) < f:
-        raise UsageError(f"images of {height}x{width} cannot be cut into {f}x{f} tiles")
-    padded = _pad(images, -height % f, -width % f, fill)
+    padded = _padded(images, f, fill)
     rows, columns = padded.shape[-2] // f, padded.shape[-1] // f
-    if rule.order == "row-major":
-        cells = [(i, j) for i in range(f) for j in range(f)]
-    else:
-        cells = [(i, j) for j in range(f) for i in range(f)]
     cut = torch.cat(
-        [padded[:, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns] for i, j in cells]
+        [
+            padded[:, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+            for i, j in (_place(cell, rule) for cell in range(f * f))
+        ]
     )
-    return F.interpolate(cut, size=(height, width), mode="bilinear", align_corners=False)
+    return _enlarged(cut, images)
+
+
+def decode_cells(
+    images: Tensor, cells: Sequence[int], rule: DecodeRule, fill: Sequence[float] | float = 0.0
+) -> Tensor:
+    """One training image of each stored image: (n, C, H, W), cell `cells[i]` of image i.
+
+    The same pixels as `decode(images, rule, fill)[cells[i] * n + i]`, without the other cells.
+    """
+    f = decode_factor(rule)
+    if f == 1:
+        return images
+    padded = _padded(images, f, fill)
+    rows, columns = padded.shape[-2] // f, padded.shape[-1] // f
+    cut = []
+    for image, cell in zip(padded, cells, strict=True):
+        i, j = _place(cell, rule)
+        cut.append(image[:, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns])
+    return _enlarged(torch.stack(cut), images)
 
 
 def decode_index(n: int, rule: DecodeRule) -> Tensor:
@@ -70,6 +84,25 @@ def decode_index(n: int, rule: DecodeRule) -> Tensor:
 def decode_labels(labels: Tensor, rule: DecodeRule) -> Tensor:
     """Labels of the decoded rows: (n,) -> (n * f * f,), or (n, classes) -> (n * f * f, classes)."""
     return labels.repeat(decode_factor(rule) ** 2, *([1] * (labels.dim() - 1)))
+
+
+def _place(cell: int, rule: DecodeRule) -> tuple[int, int]:
+    """Row and column of a cell in the grid."""
+    assert isinstance(rule, TilesDecode)
+    major, minor = divmod(cell, rule.factor)
+    return (major, minor) if rule.order == "row-major" else (minor, major)
+
+
+def _enlarged(cut: Tensor, images: Tensor) -> Tensor:
+    size = (images.shape[-2], images.shape[-1])
+    return F.interpolate(cut, size=size, mode="bilinear", align_corners=False)
+
+
+def _padded(images: Tensor, f: int, fill: Sequence[float] | float) -> Tensor:
+    height, width = images.shape[-2:]
+    if min(height, width) < f:
+        raise UsageError(f"images of {height}x{width} cannot be cut into {f}x{f} tiles")
+    return _pad(images, -height % f, -width % f, fill)
 
 
 def _pad(images: Tensor, bottom: int, right: int, fill: Sequence[float] | float) -> Tensor:

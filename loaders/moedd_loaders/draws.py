@@ -26,6 +26,7 @@ __all__ = [
     "Draws",
     "dirichlet",
     "key",
+    "of_rank",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +37,8 @@ SWITCH, EXPERT, ROW, BOX_Y, BOX_X = range(5)
 MEMBER = 1 << 16
 SPARE = 1 << 20
 LAM = 1 << 32
+
+_RANKS = 1 << 32
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -74,6 +77,15 @@ def key(seed: int, number: int) -> int:
     x = ((x ^ (x >> 30)) * _FIRST) & _MASK
     x = ((x ^ (x >> 27)) * _SECOND) & _MASK
     return x ^ (x >> 31)
+
+
+def of_rank(seed: int, rank: int) -> int:
+    """The seed of one process of a distributed run; that of rank 0 is `seed` itself.
+
+    Ranks count for themselves how often they served a sample: with one seed, a sample that comes
+    to another rank in the next epoch would be mixed as it was before.
+    """
+    return key(seed, _RANKS + rank) if rank else seed
 
 
 def dirichlet(draws: Draws, alpha: float, parts: int) -> Floats:

@@ -17,6 +17,7 @@ __all__ = [
     "ConflictError",
     "DataError",
     "DiskFullError",
+    "DivergedError",
     "InvalidSetError",
     "MoeddError",
     "NetworkError",
@@ -89,6 +90,12 @@ class DiskFullError(MoeddError, OSError):
 
 class NonFiniteError(MoeddError, FloatingPointError):
     """NaN or infinity appeared where only finite numbers make sense."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DivergedError(MoeddError, ArithmeticError):
+    """Numbers that are finite still, and so large that they mean nothing."""
 
     exit_code: ClassVar[int] = 1
 

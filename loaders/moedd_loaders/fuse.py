@@ -5,14 +5,14 @@
 and the labels with the same lam. Nothing new is stored. `ExpertMix` is the batch transform; the
 data set (`dataset.py`) plans and blends through the same two steps, so all forms agree:
 
-    plan   who is mixed with whom and how much (NumPy on the host, a few numbers per row)
+    plan   who is mixed with whom and how much (`plan.py`; NumPy on the host, a few numbers per row)
     blend  the arithmetic on images and labels (`blend.py`; torch, any device)
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +23,12 @@ from torch import Tensor
 
 from moedd_loaders.blend import blend_images, blend_labels
 from moedd_loaders.checks import check_batch
-from moedd_loaders.draws import BOX_X, BOX_Y, SPARE, SWITCH, Draws, dirichlet
+from moedd_loaders.draws import SWITCH, Draws, dirichlet
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.partners import Bools, Groups, Ints
+from moedd_loaders.plan import MixPlan, anybody, cut_boxes, no_partner, unmixed
+from moedd_loaders.pool import Pool, hard_classes, on_host
+from moedd_loaders.served import Calls
 
 __all__ = [
     "FUSE_MODES",
@@ -33,7 +36,7 @@ __all__ = [
     "MixInfo",
     "MixPlan",
     "Pool",
-    "hard_classes",
+    "mix_for",
 ]
 
 FUSE_MODES: dict[str, tuple[str, str]] = {
@@ -55,23 +58,6 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class MixPlan:
-    """What becomes of each of B rows; M partners per row (0 for mode "none").
-
-    Attributes:
-        partner: (B, M) int64, rows of the pool.
-        weight: (B, 1 + M) float32, of the row itself and of its partners; rows sum to 1.
-        mixed: (B,) bool; where False, weight is (1, 0, ..., 0).
-        box: (B, 4) int64 y0, y1, x0, x1 (half-open) pasted from the partner; None without CutMix.
-    """
-
-    partner: Ints
-    weight: npt.NDArray[np.float32]
-    mixed: Bools
-    box: Ints | None = None
-
-
 class MixInfo(NamedTuple):
     """What `ExpertMix` did, on the images' device.
 
@@ -86,37 +72,19 @@ class MixInfo(NamedTuple):
     weights: Tensor
 
 
-class Pool:
-    """The images that partners are drawn from, with their grouping worked out once.
-
-    Args:
-        images: (R, C, H, W) float.
-        labels: (R,) int64 or (R, classes) float.
-        experts: (R,) int64.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, experts: Tensor) -> None:
-        self.images, self.labels, self.experts = images, labels, experts
-        self._groups: dict[int, Groups] = {}
-
-    def groups(self, num_classes: int) -> Groups:
-        """Rows by expert and class, or by expert alone when `num_classes` is 0."""
-        if num_classes not in self._groups:
-            classes = hard_classes(self.labels) if num_classes else None
-            self._groups[num_classes] = Groups(_numpy(self.experts), classes, num_classes)
-        return self._groups[num_classes]
-
-
 class ExpertMix(torch.nn.Module):
     """Batch transform that mixes images of different experts, and their labels.
 
     Call: `(images, labels, experts, pool=None) -> (images', labels')` with images (B, C, H, W)
     float, labels (B,) int64 or (B, classes) float, experts (B,) int64. Returns images of the same
     shape, dtype and device and labels (B, classes) float32, **also** with mode "none", so that
-    the loss (`F.cross_entropy`) never branches. Inputs are never written to.
+    the loss (`F.cross_entropy`) never branches. Inputs are never written to. It takes a place in
+    `torchvision.transforms.v2.Compose` as `v2.MixUp` does, and may be called inside a
+    `collate_fn` (see `MixCollate`): workers and ranks draw from streams of their own.
 
     Args:
-        num_classes: number of classes; None if labels always come as (B, classes).
+        num_classes: number of classes; None if labels always come as (B, classes), or in a data
+            set, which knows.
         mode: "cross" (a partner of another expert, Eq. 4), "vanilla" (any partner, itself
             included, as in mixup), "same" (the same expert only), "none" (no mixing).
         op: "mixup"; "cutmix" (a box of the partner is pasted; lam is the area really kept);
@@ -131,7 +99,11 @@ class ExpertMix(torch.nn.Module):
         fallback: for rows with no possible partner: "error", "vanilla" (anybody), "none" (as is).
         generator: CPU generator, advanced by one number per call whatever the settings; without
             one, the module owns a generator seeded with 0. Choices are drawn on the host: the same
-            for CPU and GPU images. Never the global state.
+            for CPU and GPU images. Never the global state. In a DataLoader's workers its seed,
+            the worker and the worker's calls so far decide instead.
+        off_epoch: nothing is mixed from this epoch (from 0) on, so that training ends on images as
+            they are; labels stay float rows. Announce epochs with `set_epoch`; a data set counts
+            for itself, sample by sample.
 
     Raises:
         UsageError (a ValueError): arguments or inputs that cannot be meant (integer images, labels
@@ -150,18 +122,14 @@ class ExpertMix(torch.nn.Module):
         same_class: bool = False,
         fallback: str = "error",
         generator: torch.Generator | None = None,
+        off_epoch: int | None = None,
     ) -> None:
         super().__init__()
         given = {"mode": mode, "op": op, "lam": lam, "partner": partner, "fallback": fallback}
         for name, value in given.items():
             if value not in _CHOICES[name]:
                 raise unknown(f"{name} of ExpertMix", str(value), _CHOICES[name])
-        if num_classes is not None and num_classes < 1:
-            raise UsageError(f"num_classes is {num_classes}, expected at least 1")
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise UsageError(f"alpha is {alpha}, expected a finite number of at least 0")
-        if not 0 <= prob <= 1:
-            raise UsageError(f"prob is {prob}, expected a probability between 0 and 1")
+        _check_numbers(num_classes, alpha, prob, off_epoch)
         if op == "dirichlet" and mode in ("vanilla", "same"):
             raise UsageError(
                 f'op "dirichlet" takes one image of every expert and cannot be restricted to mode '
@@ -176,10 +144,12 @@ class ExpertMix(torch.nn.Module):
         self.lam, self.prob, self.partner = lam, float(prob), partner
         self.same_class, self.fallback = bool(same_class), fallback
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.off_epoch = off_epoch
+        self._calls = Calls()
 
     @classmethod
-    def named(cls, fuse: str, num_classes: int | None, **settings: Any) -> ExpertMix:
-        """The transform of a public string: a key of `FUSE_MODES`."""
+    def named(cls, fuse: str, num_classes: int | None = None, **settings: Any) -> ExpertMix:
+        """The transform of a public string, a key of `FUSE_MODES`, with other settings as given."""
         if fuse not in FUSE_MODES:
             raise unknown("fuse", str(fuse), FUSE_MODES)
         mode, op = FUSE_MODES[fuse]
@@ -200,19 +170,36 @@ class ExpertMix(torch.nn.Module):
 
     def settings(self) -> dict[str, str | float | bool]:
         """Everything that decides what is mixed, for logs and records."""
-        names = ("mode", "op", "alpha", "lam", "prob", "partner", "same_class", "fallback")
+        names = ["mode", "op", "alpha", "lam", "prob", "partner", "same_class", "fallback"]
+        names += [] if self.off_epoch is None else ["off_epoch"]
         return {name: getattr(self, name) for name in names}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, from 0: only needed for `off_epoch`; workers hear of it too."""
+        if epoch < 0:
+            raise UsageError(f"epoch is {epoch}, expected 0 or more")
+        self._calls.epoch = epoch
 
     def forward(
         self,
-        images: Tensor,
-        labels: Tensor,
-        experts: Tensor,
+        images: Tensor | Sequence[Tensor],
+        labels: Tensor | None = None,
+        experts: Tensor | None = None,
         pool: Pool | tuple[Tensor, Tensor, Tensor] | None = None,
         *,
         return_info: bool = False,
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MixInfo]:
-        """Mix a batch; partners come from `pool`, or from the batch itself without one."""
+        """Mix a batch; partners come from `pool`, or from the batch itself without one.
+
+        The batch may also be one tuple or list of its three tensors, as a DataLoader yields it.
+        """
+        images, labels, experts = _three(images, labels, experts)
+        epoch = self._calls.epoch
+        if self.off_epoch is not None and epoch is None:
+            raise UsageError(
+                f"off_epoch is {self.off_epoch} and no epoch was ever announced: call "
+                "set_epoch(epoch) at the start of every epoch"
+            )
         classes = check_batch(images, labels, experts, self.num_classes, "batch")
         if pool is not None and not isinstance(pool, Pool):
             pool = Pool(*pool)
@@ -224,14 +211,15 @@ class ExpertMix(torch.nn.Module):
                     f"{tuple(images.shape[1:])}: give both the same shape"
                 )
         # One number per call, always: streams stay aligned whatever the settings.
-        key = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        key = self._calls.seed(self.generator)
         rows = np.arange(len(images))
         plan = self.plan(
             Draws(key, rows, np.zeros_like(rows)),
-            _numpy(experts),
+            on_host(experts),
             hard_classes(labels) if self.same_class else rows,
             (pool or Pool(images, labels, experts)).groups(classes if self.same_class else 0),
             (images.shape[-2], images.shape[-1]),
+            epoch or 0,
         )
         device = images.device
         own, partner = torch.arange(len(images), device=device), _tensor(plan.partner, device)
@@ -257,7 +245,13 @@ class ExpertMix(torch.nn.Module):
         return mixed, targets, MixInfo(weights[:, 0], shown, _tensor(plan.mixed, device), weights)
 
     def plan(
-        self, draws: Draws, experts: Ints, classes: Ints, groups: Groups, size: tuple[int, int]
+        self,
+        draws: Draws,
+        experts: Ints,
+        classes: Ints,
+        groups: Groups,
+        size: tuple[int, int],
+        epoch: Ints | int = 0,
     ) -> MixPlan:
         """Who is mixed with whom and how much.
 
@@ -267,29 +261,24 @@ class ExpertMix(torch.nn.Module):
             classes: (B,) classes of the rows; read only if `groups` are by class.
             groups: the pool's rows.
             size: (H, W) of the images, for CutMix.
+            epoch: of all rows, or (B,) of each; read only if there is an `off_epoch`.
         """
         rows = len(draws)
-        if self.mode == "none":
-            nobody = np.empty((rows, 0), dtype=np.int64)
-            return MixPlan(nobody, np.ones((rows, 1), np.float32), np.zeros(rows, np.bool_))
-        if self.op != "dirichlet":
-            one, has = groups.partner(draws, experts, classes, self.mode, self.partner)
-            partner, found = one[None], has[None]
-        elif len(groups.ids) > 1:
-            partner, found = groups.others(draws, experts, classes)
-        else:
-            partner, found = np.zeros((1, rows), np.int64), np.zeros((1, rows), np.bool_)
-        if not found.all():
-            partner, found = self._fall_back(draws, experts, classes, groups, partner, found)
+        over = self.off_epoch is not None and bool(np.all(np.greater_equal(epoch, self.off_epoch)))
+        if self.mode == "none" or over:
+            return unmixed(rows)
+        partner, found = self._partners(draws, experts, classes, groups)
         weight = dirichlet(draws, self.alpha, 1 + len(partner)).astype(np.float32)
         if self.lam == "batch":
             weight = np.repeat(weight[:, :1], rows, axis=1)
         mixed: Bools = np.logical_and.reduce(found, axis=0)
         if self.prob < 1:
             mixed &= draws.uniform(SWITCH)[0] < self.prob
+        if self.off_epoch is not None:
+            mixed &= np.less(epoch, self.off_epoch)
         box = None
         if self.op == "cutmix":
-            box = self._box(draws, weight[0], size)
+            box = cut_boxes(draws, weight[0], size, self.lam == "batch")
             box[~mixed] = 0
             area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
             weight[0] = 1 - area / (size[0] * size[1])
@@ -300,50 +289,53 @@ class ExpertMix(torch.nn.Module):
             weight[1] = 1 - weight[0]
         return MixPlan(np.ascontiguousarray(partner.T), np.ascontiguousarray(weight.T), mixed, box)
 
-    def _fall_back(
-        self,
-        draws: Draws,
-        experts: Ints,
-        classes: Ints,
-        groups: Groups,
-        partner: Ints,
-        found: Bools,
+    def _partners(
+        self, draws: Draws, experts: Ints, classes: Ints, groups: Groups
     ) -> tuple[Ints, Bools]:
-        """Partners for rows that have none, as `fallback` says."""
-        if self.fallback == "vanilla":
-            for slot in range(len(partner)):
-                spare = (SPARE + 2 * slot, SPARE + 2 * slot + 1)
-                anybody, any_found = groups.partner(
-                    draws, experts, classes, "vanilla", "sample", spare
-                )
-                partner[slot] = np.where(found[slot], partner[slot], anybody)
-                found[slot] |= any_found
-        if self.fallback == "none" or found.all():
-            return partner, found
-        alone = int(experts[~found.all(axis=0)][0])
-        of_class = " of the same class" if self.same_class else ""
+        """(M, B) rows of the pool, (M, B) whether there was any, after falling back."""
+        if self.op != "dirichlet":
+            one, has = groups.partner(draws, experts, classes, self.mode, self.partner)
+            partner, found = one[None], has[None]
+        elif len(groups.ids) > 1:
+            partner, found = groups.others(draws, experts, classes)
+        else:
+            shape = (1, len(draws))
+            partner, found = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+        if not found.all() and self.fallback == "vanilla":
+            partner, found = anybody(draws, experts, classes, groups, partner, found)
+        if not found.all() and self.fallback != "none":
+            alone = int(experts[~found.all(axis=0)][0])
+            raise no_partner(self.mode, alone, groups.ids, self.same_class)
+        return partner, found
+
+
+def _check_numbers(
+    num_classes: int | None, alpha: float, prob: float, off_epoch: int | None
+) -> None:
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"num_classes is {num_classes}, expected at least 1")
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise UsageError(f"alpha is {alpha}, expected a finite number of at least 0")
+    if not 0 <= prob <= 1:
+        raise UsageError(f"prob is {prob}, expected a probability between 0 and 1")
+    if off_epoch is not None and off_epoch < 0:
+        raise UsageError(f"off_epoch is {off_epoch}, expected 0 or more, or None")
+
+
+def _three(
+    images: Tensor | Sequence[Tensor], labels: Tensor | None, experts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three parts of a batch, given apart or as one sequence."""
+    if not isinstance(images, Tensor):
+        given = [*images, *(part for part in (labels, experts) if part is not None)]
+    else:
+        given = [part for part in (images, labels, experts) if part is not None]
+    if len(given) != 3:
         raise UsageError(
-            f'mode "{self.mode}" finds no partner{of_class} for an image of expert {alone} among '
-            f'experts {groups.ids.tolist()}: use mode="vanilla" or mode="none", or let single rows '
-            'fall back with fallback="vanilla" or "none"'
+            f"ExpertMix was called with {len(given)} tensors, expected images, labels and expert "
+            "ids: load_distilled(name, return_expert=True) gives all three"
         )
-
-    def _box(self, draws: Draws, lam: npt.NDArray[np.float32], size: tuple[int, int]) -> Ints:
-        """CutMix boxes as IDC draws them: side ratio sqrt(1 - lam), centre anywhere, clipped."""
-        ratio = np.sqrt(1 - lam.astype(np.float64))
-        edges: list[Ints] = []
-        for side, uniform in zip(size, draws.uniform(BOX_Y, BOX_X), strict=True):
-            centre = np.minimum((uniform * side).astype(np.int64), side - 1)
-            if self.lam == "batch":
-                centre[:] = centre[0]
-            half = (ratio * side).astype(np.int64) // 2
-            edges += [np.maximum(centre - half, 0), np.minimum(centre + half, side)]
-        return np.stack(edges, axis=1)
-
-
-def hard_classes(labels: Tensor) -> Ints:
-    """(R,) int64 on the host: the labels, or the class of the maximum of soft labels."""
-    return _numpy(labels if labels.dim() == 1 else labels.argmax(1))
+    return given[0], given[1], given[2]
 
 
 def _join_labels(labels: Tensor, others: Tensor, num_classes: int) -> Tensor:
@@ -355,9 +347,25 @@ def _join_labels(labels: Tensor, others: Tensor, num_classes: int) -> Tensor:
     return torch.cat([labels, others])
 
 
-def _numpy(values: Tensor) -> Ints:
-    return values.detach().cpu().numpy().astype(np.int64, copy=False)
-
-
 def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device)
+
+
+def mix_for(fuse: str | ExpertMix | None, experts: Tensor, num_classes: int) -> ExpertMix | None:
+    """The transform that `fuse` means, if this set has the experts that it needs."""
+    if fuse is None:
+        return None
+    mix = fuse if isinstance(fuse, ExpertMix) else ExpertMix.named(fuse, num_classes)
+    if mix.num_classes not in (None, num_classes):
+        raise UsageError(
+            f"fuse is an ExpertMix of {mix.num_classes} classes and the set has {num_classes}: "
+            f"use ExpertMix({num_classes}, ...)"
+        )
+    present = experts.unique().tolist()
+    if mix.mode == "cross" and mix.fallback == "error" and len(present) < 2:
+        shown = f"fuse={fuse!r}" if isinstance(fuse, str) else 'mode "cross"'
+        raise UsageError(
+            f"{shown} mixes images of different experts and there is only expert {present[0]}: "
+            'use fuse="vanilla" (any two images) or fuse="none" (no mixing)'
+        )
+    return mix

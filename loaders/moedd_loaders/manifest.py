@@ -30,15 +30,19 @@ __all__ = [
     "Labels",
     "Manifest",
     "NoDecode",
+    "PairDiversity",
     "Part",
     "Provenance",
+    "Shuffled",
     "Source",
     "TilesDecode",
     "TrainedIn",
     "manifest_bytes",
     "parquet_path",
+    "parse_manifest",
     "read_manifest",
     "tar_path",
+    "tensor_files",
 ]
 
 MANIFEST = "moedd.json"
@@ -141,28 +145,78 @@ class Budget(_Model):
     label_bytes: int = Field(ge=0)
 
 
+class Shuffled(_Model):
+    """The values of a pair whose rows are in random order over all classes.
+
+    What nothing but chance gives: mean and standard deviation over `orders` orders.
+    """
+
+    biased: float
+    biased_std: float
+    unbiased: float
+    unbiased_std: float
+    cka: float
+    cka_std: float
+    orders: int = Field(ge=2)
+
+
+class PairDiversity(_Model):
+    """Dependence between two experts: squared distance correlation, its floor, linear CKA.
+
+    Rows are paired at random within classes, many times. In the order they are stored in, the
+    unbiased value is `between` (what sharing the classes explains) plus `within` (what the order
+    adds: likeness of k-th image and k-th image). With one image per class nobody can tell them
+    apart, and with unequal numbers no k-th meets the k-th: None. `rows` is how many images of each
+    expert were compared.
+    """
+
+    experts: tuple[int, int]
+    biased: float
+    unbiased: float
+    floor: float
+    cka: float
+    between: float | None = None
+    within: float | None = None
+    shuffled: Shuffled | None = None
+    rows: int | None = None
+
+
 class Diversity(_Model):
-    """Dependence between experts: squared distance correlation, its floor, linear CKA."""
+    """Dependence between experts, averaged over all pairs of them (see `PairDiversity`).
+
+    `pairs` holds each pair where there are several, `rows` is then the smallest of theirs; `layer`
+    says which features. Sets of earlier versions have the first four numbers only.
+    """
 
     biased: float
     unbiased: float
     floor: float
     cka: float
+    between: float | None = None
+    within: float | None = None
+    shuffled: Shuffled | None = None
+    pairs: list[PairDiversity] = []
+    rows: int | None = None
+    layer: str | None = None
 
 
 class Provenance(_Model):
-    """How, where and in how long the set was made (not part of any content hash)."""
+    """How, where and in how long the set was made (not part of any content hash).
+
+    `notes` say where an expert had to do with less than its method asks for.
+    """
 
     moedd: str = ""
     torch: str = ""
     device: str = "cpu"
     profile: str = ""
-    seed: int = 0
-    seconds: float = 0.0
+    seed: int | None = 0
+    seconds: float | None = 0.0
     iterations: dict[str, Any] = {}
     schedule_fraction: dict[str, Any] = {}
     peak_memory_bytes: int = 0
     losses: dict[str, Any] = {}
+    notes: list[str] = []
 
 
 class FileEntry(_Model):
@@ -218,13 +272,20 @@ def read_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InvalidSetError(
             f"{folder} holds no {MANIFEST}: it is not a set, or its writing was never finished"
         ) from None
     except IsADirectoryError:
         raise InvalidSetError(f"{path} is a folder, expected a JSON file") from None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """A manifest from its bytes; `path` is what messages call it. Raises as `read_manifest`."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidSetError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -256,7 +317,22 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (text + "\n").encode()
 
 
-def _check_schema(path: Path, schema: Any) -> None:
+def tensor_files(manifest: Manifest) -> list[str]:
+    """Paths of the files that reading a set needs besides the manifest.
+
+    Raises:
+        InvalidSetError: one would lie outside of tensors/ (the manifest may come from anywhere).
+    """
+    found = [path for path in manifest.files if path.startswith("tensors/")]
+    for path in found:
+        if not re.fullmatch(r"tensors/[\w+-][\w.+-]*", path):
+            raise InvalidSetError(
+                f"{MANIFEST} of {manifest.name} lists {path!r}, expected tensors/NAME"
+            )
+    return found
+
+
+def _check_schema(path: Path | str, schema: Any) -> None:
     match = re.fullmatch(r"moedd/(\d+)(?:\.\d+)*", schema) if isinstance(schema, str) else None
     if match is None:
         raise InvalidSetError(f"{path} has schema {schema!r}, expected '{SCHEMA}'")

@@ -10,11 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import file_sha256, row_id
+from moedd_loaders.identity import check_training
 from moedd_loaders.manifest import TENSORS, Manifest
 
-__all__ = ["StoredSet", "check_file", "read_tensors"]
+__all__ = ["StoredSet", "check_file", "expected_rows", "read_tensors"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     """The rows of the set in `folder`, checked against its manifest.
 
     Args:
-        verify: also compare the file's sha256 (the shapes, counts and values always are checked).
+        verify: also compare the file's sha256, and the hash of everything that training depends
+            on (shapes, counts and values always are checked).
 
     Raises:
         InvalidSetError: the file is missing, damaged, or does not hold what the manifest says.
     """
     folder = Path(folder)
+    check_entries(folder, manifest)
     path = folder / TENSORS
     if verify or not path.is_file():
         check_file(folder, TENSORS, manifest)
@@ -75,6 +79,8 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     )
     _check_shapes(path, stored)
     _check_rows(path, stored)
+    if verify:
+        check_training(stored)
     return stored
 
 
@@ -127,29 +133,40 @@ def _check_shapes(path: Path, stored: StoredSet) -> None:
             raise InvalidSetError(f"{path}: '{key}' holds NaN or infinity")
 
 
-def _check_rows(path: Path, stored: StoredSet) -> None:
-    """Labels, experts and k must be exactly the rows that the manifest counts, in order."""
-    classes = len(stored.manifest.classes)
-    start = 0
-    for number, entry in enumerate(stored.manifest.experts):
+def expected_rows(manifest: Manifest, where: Path | str) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, experts and k, (N,) int64 each, of the rows that a manifest counts, in order.
+
+    Raises:
+        InvalidSetError: its counts cannot be meant; `where` says whose they are.
+    """
+    classes = len(manifest.classes)
+    labels, experts, k = [], [], []
+    for number, entry in enumerate(manifest.experts):
         if entry.id != number or len(entry.stored_per_class) != classes:
             raise InvalidSetError(
-                f"the manifest of {stored.folder} counts {len(entry.stored_per_class)} classes for "
+                f"the manifest of {where} counts {len(entry.stored_per_class)} classes for "
                 f"expert {entry.id} in place {number}, expected {classes} classes and the ids 0, 1…"
             )
         if any(count < 0 for count in entry.stored_per_class):
-            raise InvalidSetError(f"the manifest of {stored.folder} has a negative count")
+            raise InvalidSetError(f"the manifest of {where} has a negative count")
         counts = torch.tensor(entry.stored_per_class)
-        rows = slice(start, start + int(counts.sum()))
-        start = rows.stop
-        labels = torch.arange(classes).repeat_interleave(counts)
-        k = torch.cat([torch.arange(count) for count in entry.stored_per_class])
+        labels.append(torch.arange(classes).repeat_interleave(counts))
+        experts.append(torch.full_like(labels[-1], number))
+        k.append(torch.cat([torch.arange(count) for count in entry.stored_per_class]))
+    return torch.cat(labels), torch.cat(experts), torch.cat(k)
+
+
+def _check_rows(path: Path, stored: StoredSet) -> None:
+    """Labels, experts and k must be exactly the rows that the manifest counts, in order."""
+    labels, experts, k = expected_rows(stored.manifest, stored.folder)
+    for number in range(len(stored.manifest.experts)):
+        own = experts == number
         for key, found, expected in (
-            ("labels", stored.labels[rows], labels),
-            ("experts", stored.experts[rows], torch.full_like(labels, number)),
-            ("k", stored.k[rows], k),
+            ("labels", stored.labels, labels),
+            ("experts", stored.experts, experts),
+            ("k", stored.k, k),
         ):
-            if not torch.equal(found, expected):
+            if not torch.equal(found[own], expected[own]):
                 raise InvalidSetError(
                     f"{path}: '{key}' of expert {number} are not the rows that the manifest "
                     "counts, in the order (expert, label, k)"

@@ -58,11 +58,17 @@ class Record(BaseModel):
     @property
     def identity(self) -> tuple[str | int, ...]:
         """Which network this is: a second record of the same one replaces the first."""
-        numbers = (self.config.get(key, 0) for key in ("width", "repeat", "draw"))
-        width, repeat, draw = numbers
+        # A stranger's record may hold anything here, and an identity must be hashable.
+        width, repeat, draw, profile = (
+            value if isinstance(value, (int, str)) else repr(value)
+            for value in (
+                *(self.config.get(key, 0) for key in ("width", "repeat", "draw")),
+                self.config.get("profile", "float32"),
+            )
+        )
         return (
             self.data_fingerprint, self.variant, self.fuse, self.network, self.protocol, width,
-            self.seed, repeat, draw, self.config.get("profile", "float32"),
+            self.seed, repeat, draw, profile,
         )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ Space = Literal["unit", "normalized"]
 class ExpertConfig(BaseModel):
     """Settings every expert has; a method's own config derives from it. Unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     ipc: int = Field(ge=1, description="stored images per class of this expert")
     steps: int = Field(ge=0, description="matching steps of the whole schedule")
@@ -66,7 +66,8 @@ class Expert:
     """One method at work. Subclasses set `config_class`, fill `images` and define `step`.
 
     `images` is a leaf of shape (classes*ipc, C, H, W), class-major, float32 in `space`.
-    `steps` is the length of the method's schedule (0: made at once, nothing to optimise).
+    `steps` is the length of the method's schedule (0: made at once, nothing to optimise), `done`
+    how many were made, `left_out` how many of those moved nothing, as they would have done harm.
     """
 
     config_class: ClassVar[type[ExpertConfig]]
@@ -93,6 +94,7 @@ class Expert:
         self._arithmetic: Arithmetic | None = None
         self.images = self.initial_images()
         self.last_step_norm = 0.0
+        self.left_out = 0
 
     # -- what a method defines -------------------------------------------------------------
     @classmethod
@@ -201,6 +203,20 @@ class Expert:
         """Numbers that say how good the means of this expert were, for the manifest."""
         return {}
 
+    def smaller_classes(self, asked: int) -> str:
+        """Which classes have fewer real images in the part than `asked`: the subject of a note,
+        empty where there are none."""
+        counts = [len(rows) for rows in self.part.rows]
+        short = [c for c, count in enumerate(counts) if count < asked]
+        if not short:
+            return ""
+        least = min(short, key=counts.__getitem__)
+        return (
+            f"expert {self.part.index} ({self.method}): {len(short)} of {len(counts)} classes have "
+            f"fewer than {asked} real images in its part (least: {self.part.classes[least]!r}, "
+            f"{counts[least]})"
+        )
+
     def require_images(self, needed: int, what: str) -> None:
         """Raise DataError, naming the class, unless each has `needed` real images in the part."""
         for name, rows in zip(self.part.classes, self.part.rows, strict=True):
@@ -227,10 +243,26 @@ class Expert:
         if not math.isfinite(value):
             raise NonFiniteError(
                 f"{term} of expert {self.part.index} ({self.method}) is {value} at its step "
-                f"{self.done + 1} of {self.steps}; the last checkpoint holds the last good images: "
-                "lower the image step size (--set) and start anew with --overwrite"
+                f"{self.done + 1} of {self.steps}: {self.remedy}"
             )
         return value
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do where the images of this expert go astray: part of a sentence."""
+        fields = type(self.config).model_fields
+        setting = next((key for key in ("lr_img", "lr") if key in fields), None)
+        if setting is None:
+            return "lower the image step size (--set) and start anew with --overwrite"
+        return (
+            f"lower the image step size (--set {self.method}.{setting}=..., now "
+            f"{getattr(self.config, setting):g}) and start anew with --overwrite"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Where this expert has to do with less than its method asks for, in a sentence each."""
+        return []
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that changes from step to step, as tensors."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from moedd.experts.base import Expert, ExpertConfig, Space, register_expert
 from moedd.pool import StoredNetwork
 from moedd.train import TEST_BATCH
-from moedd_loaders.errors import UsageError
+from moedd_loaders.errors import NonFiniteError, UsageError
 
 
 class CoresetConfig(ExpertConfig):
@@ -95,13 +95,24 @@ class FeatureCoreset(Coreset):
 
     @torch.no_grad()
     def features(self, rows: Tensor) -> Tensor:
-        """Features (n, d) of plain images of the part, float64 on the host."""
+        """Features (n, d) of plain images of the part, float64 on the host.
+
+        Raises NonFiniteError: they are not numbers, and no choice by them would mean anything.
+        """
         batches = []
         for batch in rows.split(TEST_BATCH):
             images = self.part.normalized(batch)
             features, _ = self.arithmetic.features(self.network.parameters, images)
             batches.append(features.cpu().double())
-        return torch.cat(batches)
+        found = torch.cat(batches)
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(
+                f"the features that expert {self.part.index} ({self.method}) chooses by are NaN or "
+                f"infinite under the pool's network of {self.network.steps} training steps: choose "
+                f"another one (--set {self.method}.age=...) or train the pool anew with a smaller "
+                "step size (--set pool.lr=...)"
+            )
+        return found
 
     @property
     def measured(self) -> dict[str, float]:

@@ -102,6 +102,14 @@ class DC(SummedExpert):
     def image_lr(self) -> float:
         return self.config.lr
 
+    @property
+    def remedy(self) -> str:
+        return (
+            f"lower the image step size (--set {self.method}.lr=..., now {self.config.lr:g}) or "
+            f"the network's (--set {self.method}.lr_net=..., now {self.config.lr_net:g}) and start "
+            "anew with --overwrite"
+        )
+
     def step(self) -> dict[str, float]:
         """One image step; then, unless the network's life ends, its training on the images."""
         network, position = divmod(self.done, self.config.outer)

@@ -128,6 +128,14 @@ class IDC(MovingExpert):
         side = self.part.shape[1] / self.config.base_side
         return self.config.lr_img * self.config.ipc / 10 * side**2
 
+    @property
+    def notes(self) -> list[str]:
+        """Also where the first images repeat real ones."""
+        notes = super().notes
+        if short := self.smaller_classes(self.config.ipc * self.config.factor**2):
+            notes.append(f"{short}, so the first mosaics of these hold real images more than once")
+        return notes
+
     def step(self) -> dict[str, float]:
         """One image step per class under one network; then, live, that network's training."""
         streams = self.streams.scope("step", self.done)

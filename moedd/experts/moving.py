@@ -165,6 +165,14 @@ class MovingExpert(Expert):
                 draws.append(draw_dsa(generator, 1, self.part.shape, families, shared=True))
         return self.batches(group, real_rows, draws or None)
 
+    @property
+    def notes(self) -> list[str]:
+        asked = getattr(self.config, "batch_real", 0)
+        short = self.smaller_classes(asked)
+        if not short:
+            return []
+        return [f"{short}, so a batch of theirs is the whole class instead of {asked} images"]
+
     def accept(self, losses: Mapping[str, float]) -> None:
         """Note the length of the step that the optimiser made since `begin`.
 

@@ -37,7 +37,7 @@ from moedd.parts import PartData, normalize
 from moedd.pool import Pool
 from moedd.streams import Streams
 from moedd.trajectories import Trajectories, TrajectoryConfig, epoch_steps, load_trajectories
-from moedd_loaders.errors import DataError, MoeddError, UsageError
+from moedd_loaders.errors import DataError, DivergedError, UsageError
 from moedd_loaders.manifest import TrainedIn
 
 
@@ -147,7 +147,7 @@ class MTT(Expert):
         self.velocity = torch.zeros_like(stored)
         self.log_step = math.log(self.config.step_size)
         self.log_velocity = 0.0
-        self.left_out = self.left_out_in_row = 0
+        self.left_out_in_row = 0
         return stored
 
     def _seen(self, rows: Tensor) -> Tensor:
@@ -179,6 +179,15 @@ class MTT(Expert):
             self._move(match.images, float(match.step_size))
         self.done += 1
         return {"match": loss, "step_size": size, "left_out": float(self.left_out)}
+
+    @property
+    def notes(self) -> list[str]:
+        if not self.left_out:
+            return []
+        return [
+            f"expert {self.part.index} (mtt): {self.left_out} of {self.done} steps were left out, "
+            "because the student went astray in them"
+        ]
 
     def _match(self, streams: Streams) -> Match:
         number, epoch = self._segment(streams)
@@ -242,14 +251,19 @@ class MTT(Expert):
         self.left_out += 1
         self.left_out_in_row += 1
         if self.left_out_in_row >= self.config.patience:
-            raise MoeddError(
+            raise DivergedError(
                 f"expert {self.part.index} (mtt) diverges: its last {self.left_out_in_row} steps "
                 f"up to step {self.done + 1} of {self.steps} had a matching loss above "
                 f"{self.config.most_loss} (now {loss:.3g}) or an adjoint growth above "
-                f"{self.config.most_growth} (now {growth:.3g}) at a learned step size of "
-                f"{self.step_size:.3g}; the last checkpoint holds the last good images: lower "
-                "mtt.lr_lr, mtt.step_size or mtt.max_start_epoch and start anew with --overwrite"
+                f"{self.config.most_growth} (now {growth:.3g}): {self.remedy}"
             )
+
+    @property
+    def remedy(self) -> str:
+        return (
+            "lower mtt.lr_lr, mtt.step_size or mtt.max_start_epoch, after them mtt.lr_img (--set), "
+            f"and start anew with --overwrite (the learned step size is {self.step_size:.3g} now)"
+        )
 
     # -- pixel space -----------------------------------------------------------------------
     def training_images(self, stored: Tensor) -> Tensor:

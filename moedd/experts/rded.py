@@ -37,6 +37,7 @@ from moedd.experts.observer import (
     require_accuracy,
 )
 from moedd.parts import normalize
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
 _SMALLEST_AREA = 0.08  # of a crop, as a share of the image
@@ -155,6 +156,11 @@ class RDED(Expert):
         return self._soft_labels
 
     @property
+    def notes(self) -> list[str]:
+        short = self.smaller_classes(self.config.images_per_class)
+        return [f"{short}, so crops are taken of all that there are"] if short else []
+
+    @property
     def measured(self) -> dict[str, float]:
         return {"observer_accuracy": self.observer_accuracy}
 
@@ -175,7 +181,8 @@ class RDED(Expert):
     def _losses(self, crops: Tensor, c: int) -> Tensor:
         """Cross-entropy (n,) of uint8 crops (n, C, h, w) with class c under the observer.
 
-        Crops smaller than an image are set in the middle of the data mean, as published.
+        Crops smaller than an image are set in the middle of the data mean, as published. Raises
+        NonFiniteError: the observer went astray.
         """
         height, width = self.part.shape[1:]
         down, right = height - crops.shape[2], width - crops.shape[3]
@@ -186,7 +193,15 @@ class RDED(Expert):
             padded = F.pad(normalize(unit, self.part.mean, self.part.std), margins)
             logits = self.observer.logits(padded, self.part.classes)
             losses.append(F.cross_entropy(logits, self._class(c, len(batch)), reduction="none"))
-        return torch.cat(losses)
+        found = torch.cat(losses)
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(
+                f"the observer of expert {self.part.index} ({self.method}) gives crops of class "
+                f"{self.part.classes[c]!r} losses that are NaN or infinite: lower the step size "
+                "it is trained at (--set rded.observer_lr=...) or take the pool's network "
+                "(--set rded.observer=pool)"
+            )
+        return found
 
     def _class(self, c: int, n: int) -> Tensor:
         return self.labels.new_full((n,), c)

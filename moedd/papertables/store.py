@@ -1,7 +1,7 @@
 """The folder of records: one JSON line per trained network, `DIR/tables-NAME.jsonl`.
 
-A record of a cell carries the cell's address in `config["cell"]`; other records in the folder are
-left alone. Lines are appended in one write each, so several processes may write to one file. What a
+A record of a cell carries the cell's address in `config["cell"]`; other files in the folder, and
+records without an address, are left alone. Lines are appended in one write each, so several processes may write to one file. What a
 machine that lost power left half-written is no JSON: it is skipped, and its cell runs again.
 """
 
@@ -20,12 +20,13 @@ PREFIX = "tables-"
 
 
 def read_cells(folder: Path) -> dict[str, Record]:
-    """Records of cells by address; of two of one cell the first one counts.
+    """Records of cells by address, from the `tables-*.jsonl` of the folder; of two of one cell
+    the first one counts.
 
     Raises InvalidSetError: a line is JSON and no record; names the file and the line.
     """
     found: dict[str, Record] = {}
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
+    for path in sorted(folder.glob(f"{PREFIX}*.jsonl")) if folder.is_dir() else []:
         for record in _read(path):
             address = record.config.get("cell")
             if isinstance(address, str):

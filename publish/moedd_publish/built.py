@@ -138,6 +138,12 @@ class Built:
             )
         if not bool(torch.isfinite(self.soft_labels).all()):
             raise NonFiniteError("soft labels hold NaN or infinity")
+        sums = (self.soft_labels.sum(1) - 1).abs()
+        if bool((self.soft_labels < 0).any() or (sums > 1e-3).any()):
+            raise DataError(
+                "soft labels are no probabilities, expected no negative number and rows that add "
+                "up to 1: apply a softmax to logits"
+            )
 
 
 def _check_rows(number: int, rows: ExpertRows, source: Source) -> None:

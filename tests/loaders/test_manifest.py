@@ -60,6 +60,29 @@ def test_keys_of_the_future_are_ignored(raw: dict[str, Any], tmp_path: Path) -> 
     assert read_manifest(put(tmp_path, raw)).name == "toy-idm-2x2"
 
 
+def test_diversity_of_earlier_versions_and_all_of_it(raw: dict[str, Any], tmp_path: Path) -> None:
+    first = {"biased": 0.8, "unbiased": 0.1, "floor": 0.7, "cka": 0.3}
+    raw["diversity"] = first
+    read = read_manifest(put(tmp_path, raw)).diversity
+    assert read is not None
+    assert (read.unbiased, read.shuffled, read.pairs, read.rows) == (0.1, None, [], None)
+    values = {key: 0.5 for name in ("biased", "unbiased", "cka") for key in (name, f"{name}_std")}
+    shuffled = {**values, "orders": 64}
+    pair: dict[str, Any] = {**first, "experts": [0, 1], "between": 0.1, "within": 0.0, "rows": 9}
+    pair["shuffled"] = shuffled
+    raw["diversity"] = {
+        **first,
+        "shuffled": shuffled,
+        "pairs": [pair],
+        "rows": 9,
+        "layer": "logits",
+    }
+    manifest = read_manifest(put(tmp_path, raw))
+    assert manifest.diversity is not None
+    assert manifest.diversity.pairs[0].experts == (0, 1)
+    assert json.loads(manifest_bytes(manifest))["diversity"]["pairs"][0] == pair
+
+
 def test_a_newer_major_says_how_to_get_a_reader(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["schema"] = "moedd/2"
     with pytest.raises(InvalidSetError, match=r"moedd/2.*pip install -U moedd") as caught:

@@ -119,10 +119,8 @@ def test_wrong_folders(places: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("someone/cifar10-idc-5x2", "Hub"),
-        ("someone/cifar10-idc-5x2@v1.0.0", "Hub"),
-        ("s3://bucket/set", "remote address"),
-        ("https://host/set", "remote address"),
+        ("someone/cifar10-idc-5x2@", "expected NAMESPACE/NAME"),
+        ("nothing://bucket/set", "cannot be read here"),
         ("", "empty"),
         ("  ", "empty"),
     ],

@@ -5,25 +5,19 @@ import io
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import factories
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from brokensets import PARQUET, TAR, flip, repaint, reparquet, retar, sign
 from safetensors.numpy import load_file, save_file
 
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.manifest import TENSORS
 from moedd_loaders.validate import validate_set
-
-TAR = "webdataset/train-00001.tar"
-PARQUET = "data/train-00001-of-00002.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -36,39 +30,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "toy-idm-2x2"))
-
-
-def sign(folder: Path, edit: Callable[[dict[str, Any]], None] = lambda raw: None) -> None:
-    """Make the manifest and the checksums fit again, so that only deeper checks can object."""
-    raw = json.loads((folder / "moedd.json").read_text())
-    for name, entry in raw["files"].items():
-        data = (folder / name).read_bytes()
-        entry.update(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    edit(raw)
-    (folder / "moedd.json").write_text(json.dumps(raw))
-    sums = {name: entry["sha256"] for name, entry in raw["files"].items()}
-    sums["moedd.json"] = hashlib.sha256((folder / "moedd.json").read_bytes()).hexdigest()
-    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    (folder / "checksums.sha256").write_text(text)
-
-
-def retar(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(path) as old, tarfile.open(fileobj=buffer, mode="w") as new:
-        for member in old:
-            file = old.extractfile(member)
-            assert file is not None
-            data = change(member.name, file.read())
-            if data is not None:
-                member.size = len(data)
-                new.addfile(member, io.BytesIO(data))
-    path.write_bytes(buffer.getvalue())
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
 
 
 def fault(folder: Path, said: str) -> None:
@@ -197,15 +158,6 @@ def test_npy_must_have_the_bits_of_the_tensors(folder: Path) -> None:
     fault(folder, r"train-00001\.tar, row e01-c0002-k0001: the \.npy pixels differ")
 
 
-def repaint(png: bytes) -> bytes:
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.array(image)
-    pixels[0, 0] ^= 1
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_png_in_a_tar_must_be_the_view(folder: Path) -> None:
     def change(name: str, data: bytes) -> bytes:
         return repaint(data) if name == "e01-c0000-k0000.png" else data
@@ -254,14 +206,6 @@ def test_an_array_of_objects_is_never_unpickled(folder: Path) -> None:
     fault(folder, r"bad \.npy")
 
 
-def reparquet(path: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
-    table = pq.read_table(path)
-    at = table.column_names.index(column)
-    field = table.schema.field(at)
-    values = pa.array(change(table.column(at).to_pylist()), field.type)
-    pq.write_table(table.set_column(at, field, values), path)
-
-
 @pytest.mark.parametrize(
     ("column", "change", "said"),
     [
@@ -271,7 +215,8 @@ def reparquet(path: Path, column: str, change: Callable[[list[Any]], list[Any]])
         ("id", lambda v: v[::-1], "id is"),
         ("k", lambda v: [7] * len(v), "k is 7"),
         ("image", lambda v: [{**x, "bytes": repaint(x["bytes"])} for x in v], "the PNG is not"),
-        ("image", lambda v: [{"bytes": None, "path": "/a"}] * len(v), "bad PNG"),
+        ("image", lambda v: [{"bytes": None, "path": "/a"}] * len(v), "names the image file '/a'"),
+        ("image", lambda v: [{"bytes": None, "path": None}] * len(v), "bad PNG: no bytes"),
     ],
 )
 def test_parquet_rows_are_checked(

@@ -319,7 +319,7 @@ def test_a_folder_that_is_no_set(untouched: Path, tmp_path: Path) -> None:
     for command in ("show", "validate", "evaluate"):
         refused(cli(command, tmp_path / "plain"), 2, "holds no moedd.json")
         refused(cli(command, tmp_path / "absent"), 2, "no folder")
-        refused(cli(command, "s3://bucket/set"), 2, "remote address")
+        refused(cli(command, "nothing://bucket/set"), 2, "cannot be read here")
 
 
 # ----------------------------------------------------------------------------- a run

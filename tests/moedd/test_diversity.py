@@ -1,8 +1,10 @@
-"""The diversity loss: pairing of rows, conditioning on class, records, report, weights."""
+"""The diversity loss: pairing of rows, conditioning on class, records, weights."""
 
 import math
 from itertools import permutations, product
 
+import dcor
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,18 +16,21 @@ from moedd.distcorr import (
     centred,
     distance_correlation,
     distance_matrix,
-    linear_cka,
     pairing_floor,
     without_class_blocks,
+    without_classes,
 )
-from moedd.diversity import (
-    DiversityConfig,
-    DiversityLoss,
-    diversity_report,
-    weight_for_ratio,
-)
+from moedd.diversity import DiversityConfig, DiversityLoss, weight_for_ratio
 from moedd_loaders.errors import NonFiniteError, UsageError
 
+FORMS = [
+    *(
+        (within, estimator)
+        for within in ("pooled", "block")
+        for estimator in ("biased", "unbiased")
+    ),
+    *(("per_class", "biased"), ("per_class", "unbiased"), ("partial", "unbiased")),
+]
 BOTH = pytest.mark.parametrize("unbiased", [False, True])
 
 
@@ -92,6 +97,74 @@ def test_block_needs_two_pairs_of_a_class() -> None:
         DiversityLoss(config)(*expert(6, 1, seed=1), *expert(6, 1, seed=2), seeded())
 
 
+def test_partial_is_the_partial_distance_correlation_given_the_one_hot_labels() -> None:
+    config = DiversityConfig(within="partial", estimator="unbiased", reshuffle=False)
+    for classes, ipc in ((3, 4), (5, 2), (2, 7)):
+        (x, labels), (y, _) = expert(classes, ipc, seed=1, signal=2), expert(classes, ipc, seed=2)
+        given = np.eye(classes)[labels.numpy()]
+        expected = dcor.partial_distance_correlation(x.numpy(), y.numpy(), given)
+        record = DiversityLoss(config)(x, labels, y, labels, seeded())[1]
+        assert record.value == pytest.approx(float(expected), abs=1e-12)
+        assert record.unbiased == pytest.approx(float(distance_correlation(x, y, True)), abs=1e-14)
+
+
+def test_partial_reproduces_the_reference_vectors() -> None:
+    """V5 and V7 of the notes, section 8."""
+    v5x = [[1, 2, 0], [0, 1, 3], [2, 2, 1], [4, 0, 1], [1, 3, 2], [0, 0, 5]]
+    v5y = [[0, 1], [2, 1], [1, 3], [5, 2], [0, 4], [3, 3]]
+    v7x = [[5 * i % 12, i**2 % 7, (3 * i + 1) % 5] for i in range(12)]
+    v7y = [[7 * i % 11, (i**2 + 2) % 9] for i in range(12)]
+    config = DiversityConfig(within="partial", estimator="unbiased", reshuffle=False)
+    for x, y, labels, expected in (
+        (v5x, v5y, [0, 0, 0, 1, 1, 1], 0.140545851248),
+        (v7x, v7y, [i // 4 for i in range(12)], -0.016573911524),
+    ):
+        sides = [torch.tensor(side, dtype=torch.float64) for side in (x, y)]
+        classes = torch.tensor(labels)
+        record = DiversityLoss(config)(sides[0], classes, sides[1], classes, seeded())[1]
+        assert record.value == pytest.approx(expected, abs=6e-13)
+
+
+@pytest.mark.parametrize("labels", [[0] * 6, [0, 1, 2, 3, 4, 5]])
+def test_labels_that_tell_nothing_leave_the_unbiased_value(labels: list[int]) -> None:
+    x, y = expert(1, 6, 3, seed=1)[0], expert(1, 6, 4, seed=2)[0]
+    matrix = centred(distance_matrix(x), unbiased=True)
+    classes = torch.tensor(labels)
+    assert torch.equal(without_classes(matrix, classes), matrix)
+    config = DiversityConfig(within="partial", estimator="unbiased", reshuffle=False)
+    record = DiversityLoss(config)(x, classes, y, classes, seeded())[1]
+    assert record.value == record.unbiased
+
+
+@BOTH
+def test_per_class_is_the_mean_over_the_classes_with_enough_pairs(unbiased: bool) -> None:
+    estimator = "unbiased" if unbiased else "biased"
+    config = DiversityConfig(within="per_class", estimator=estimator, reshuffle=False)
+    sizes = (6, 1, 4, 3, 5)
+    labels = torch.arange(5).repeat_interleave(torch.tensor(sizes))
+    x, y = (expert(1, len(labels), d, seed=d)[0] for d in (3, 4))
+    of = dcor.u_distance_correlation_sqr if unbiased else dcor.distance_correlation_sqr
+    counted = [c for c, size in enumerate(sizes) if size >= (4 if unbiased else 2)]
+    each = [float(of(x[labels == c].numpy(), y[labels == c].numpy())) for c in counted]
+    loss, record = DiversityLoss(config)(x, labels, y, labels, seeded())
+    assert record.value == pytest.approx(sum(each) / len(each), abs=1e-12)
+    if unbiased:
+        # Clamped class by class: one that is negative is no licence for another to be dependent.
+        assert min(each) < 0
+        clamped = sum(max(value, 0.0) for value in each) / len(each)
+        assert loss.item() == pytest.approx(clamped, abs=1e-12)
+
+
+@BOTH
+def test_per_class_needs_a_class_with_enough_pairs(unbiased: bool) -> None:
+    estimator = "unbiased" if unbiased else "biased"
+    config = DiversityConfig(within="per_class", estimator=estimator)
+    least = 4 if unbiased else 2
+    sides = (*expert(6, least - 1, seed=1), *expert(6, least - 1, seed=2))
+    with pytest.raises(UsageError, match=rf"needs {least} pairs of a class.*within=pooled"):
+        DiversityLoss(config)(*sides, seeded())
+
+
 # ------------------------------------------------------------------ the loss
 
 
@@ -101,8 +174,7 @@ def test_the_loss_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
-@pytest.mark.parametrize("within", ["pooled", "block"])
+@pytest.mark.parametrize(("within", "estimator"), FORMS)
 def test_record_carries_every_value_whichever_is_minimised(estimator: str, within: str) -> None:
     x, labels = expert(seed=1, signal=1)
     y, _ = expert(seed=2, signal=1)
@@ -188,8 +260,7 @@ def test_the_block_value_can_be_negative_with_either_estimator(estimator: str, c
     assert 0 < negative < 10
 
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
-@pytest.mark.parametrize("within", ["pooled", "block"])
+@pytest.mark.parametrize(("within", "estimator"), FORMS)
 def test_descent_lowers_the_minimised_value(estimator: str, within: str) -> None:
     config = DiversityConfig.model_validate(
         {"estimator": estimator, "within": within, "reshuffle": False}
@@ -257,7 +328,10 @@ def test_bad_features_and_labels_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"estimator": "v"}, {"within": "class"}, {"weight": -1}, {"ratio": math.nan}, {"typo": 1}],
+    [
+        *({"estimator": "v"}, {"within": "class"}, {"weight": -1}, {"ratio": math.nan}),
+        *({"typo": 1}, {"weight": math.inf}, {"within": "partial"}),
+    ],
 )
 def test_config_refuses_what_it_does_not_know(setting: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
@@ -269,48 +343,6 @@ def test_config_is_frozen() -> None:
     with pytest.raises(ValidationError):
         config.weight = 2.0  # type: ignore[misc]
     assert (config.estimator, config.within, config.weight) == ("biased", "pooled", 1.0)
-
-
-# ------------------------------------------------------------------ the report
-
-
-def test_report_averages_all_unordered_pairs() -> None:
-    # One row per class: the pairing has no freedom, so the report is an exact average.
-    sides = [expert(9, 1, d, seed=d) for d in (3, 4, 5)]
-    report = diversity_report([f for f, _ in sides], [c for _, c in sides], seeded(), draws=1)
-    assert report is not None
-    (x, _), (y, _), (z, _) = sides
-    pairs = [(x, y), (x, z), (y, z)]
-    expected = {
-        "biased": [float(distance_correlation(p, q)) for p, q in pairs],
-        "unbiased": [float(distance_correlation(p, q, True)) for p, q in pairs],
-        "floor": [float(pairing_floor(p, q)) for p, q in pairs],
-        "cka": [float(linear_cka(p, q)) for p, q in pairs],
-    }
-    for key, values in expected.items():
-        assert report[key] == pytest.approx(sum(values) / 3, abs=1e-12)
-    assert report["within"] == 0
-
-
-def test_report_tells_label_structure_from_the_floor() -> None:
-    sides = [expert(10, 5, 64, seed=seed, signal=1) for seed in (1, 2)]
-    report = diversity_report([f for f, _ in sides], [c for _, c in sides], seeded())
-    assert report is not None
-    assert report["unbiased"] > 0.3
-    assert abs(report["shuffled_unbiased"]) < 0.05
-    assert report["shuffled"] == pytest.approx(report["floor"], abs=0.03)
-    assert report["floor"] > 0.5
-    assert abs(report["within"]) < 0.1
-    again = diversity_report([f for f, _ in sides], [c for _, c in sides], seeded())
-    assert again == report
-
-
-def test_report_is_none_where_it_is_undefined() -> None:
-    x, labels = expert(3, 1)
-    assert diversity_report([x], [labels], seeded()) is None
-    assert diversity_report([x, x], [labels, labels], seeded()) is None
-    with pytest.raises(UsageError, match="one of each per expert"):
-        diversity_report([x, x], [labels], seeded())
 
 
 # ------------------------------------------------------------------ the weight

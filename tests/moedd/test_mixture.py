@@ -242,3 +242,15 @@ def test_an_existing_set_is_kept_unless_told(
     with outcome:
         tiny_run(home, "digits-idm-1x1", seed=3, **given)
     assert (payload(home / "sets" / "run") == before) is raises
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"), [("random", False), ("dm", False), ("herding", True)]
+)
+def test_a_pool_is_trained_where_somebody_uses_it(
+    method: str, trained: bool, tmp_path: Path
+) -> None:
+    config = tiny_config(f"digits-{method}-1x1")
+    alone = Mixture.build(config, digits(), tmp_path, profile(), Reporter(quiet=True))
+    assert bool(alone.pools[0].stored) == trained
+    assert bool(list((tmp_path / "pools").rglob("network-*.safetensors"))) == trained

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moedd.diversity import DiversityConfig, draw_pair, draw_pairs, pair_rows
+from moedd.diversity import DiversityConfig, draw_pairs
+from moedd.pairing import draw_pair, pair_rows
 from moedd_loaders.errors import UsageError
 
 

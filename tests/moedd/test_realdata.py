@@ -365,7 +365,7 @@ def test_hub_data_set_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         return real(str(tmp_path), cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    monkeypatch.setattr("moedd.tablereaders._hub_card", lambda *_: ("abc123", "mit"))
+    monkeypatch.setattr("moedd.tablereaders.hub_card", lambda *_: ("abc123", "mit"))
     data = load_real("mnist")
     assert asked == [("ylecun/mnist", {"name": "mnist", "revision": None})]
     assert (data.hub_id, data.revision, data.license) == ("ylecun/mnist", "abc123", "mit")

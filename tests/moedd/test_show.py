@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from factories import COLUMN_TILES, make_rows, make_set, make_source
-from runfactories import cli
+from runfactories import cli, tiny_run
 
 from moedd.experts import method_names
-from moedd.show import describe_experts
-from moedd_loaders.manifest import NoDecode, read_manifest
+from moedd.show import _verdict, describe_experts
+from moedd_loaders.manifest import NoDecode, Provenance, Shuffled, read_manifest
 from moedd_loaders.records import Record, append_records
 
 
@@ -61,6 +61,76 @@ def test_show_tells_it_all(own_home: Path) -> None:
         assert part in told.out, part
     assert told.out.count("idm") >= 2
     assert (folder / "assets" / "preview.png").is_file()
+
+
+def test_the_shuffled_baseline_and_the_split_are_told_in_words(own_home: Path) -> None:
+    d = read_manifest(own_home / "sets" / "pair").diversity
+    assert d is not None
+    s = d.shuffled
+    assert s is not None
+    out = cli("show", "pair").out
+    for part in (
+        "1 the same, 0 independent",
+        f"{d.rows} images of each; features before the classifier",
+        f"sharing the same classes explains {d.between:.3f};",
+        f"as they are stored, adds {d.within:.3f}",
+        f"unbiased {d.unbiased:.3f}; rows paired at random: {s.unbiased:.3f} ± "
+        f"{s.unbiased_std:.3f} ({s.orders} times)",
+        f"small-sample floor; rows paired at random: {s.biased:.3f} ± {s.biased_std:.3f}",
+        f"CKA {d.cka:.3f}; rows paired at random: {s.cka:.3f} ± {s.cka_std:.3f}",
+    ):
+        assert part in out, part
+    assert (d.rows, s.orders) == (40, 64)
+
+
+@pytest.mark.parametrize(
+    ("unbiased", "words"),
+    [
+        (0.30, "so they are more alike than chance, by 10 standard deviations"),
+        (-0.20, "so they are more unlike than chance, by 10 standard deviations"),
+        (0.08, "so they cannot be told from independent experts"),
+    ],
+)
+def test_the_verdict_compares_with_the_baseline(unbiased: float, words: str) -> None:
+    shuffled = {"biased": 0.7, "unbiased": 0.05, "cka": 0.3, "orders": 64}
+    shuffled |= {f"{key}_std": 0.025 for key in ("biased", "unbiased", "cka")}
+    assert _verdict(unbiased, Shuffled.model_validate(shuffled)).endswith(words)
+
+
+def test_each_pair_of_three_experts_has_a_line(home: Path) -> None:
+    manifest = tiny_run(home, "digits-idm_plain-1x3", called="three")
+    d = manifest.diversity
+    assert d is not None
+    assert [pair.experts for pair in d.pairs] == [(0, 1), (0, 2), (1, 2)]
+    out = cli("show", "three").out
+    assert "mean over 3 pairs of experts" in out
+    for pair in d.pairs:
+        line = next(
+            row for row in out.splitlines() if f"{pair.experts[0]}, {pair.experts[1]} " in row
+        )
+        assert pair.shuffled is not None
+        for value in (pair.unbiased, pair.shuffled.unbiased, pair.biased, pair.floor, pair.cka):
+            assert f"{value:.3f}" in line
+
+
+def test_a_set_of_an_earlier_version_shows_what_it_has(tmp_path: Path) -> None:
+    make_set(tmp_path / "toy")
+    out = cli("show", tmp_path / "toy").out
+    for line in (
+        "  unbiased 0.100\n",
+        "  biased 0.800, of which 0.700 is small-sample floor\n",
+        "  linear CKA 0.300\n",
+    ):
+        assert line in out
+    for later in ("paired at random", "sharing the same", "images of each"):
+        assert later not in out
+    make_set(tmp_path / "unknown", diversity=None)
+    assert "not measured for this set" in cli("show", tmp_path / "unknown").out
+
+
+def test_what_an_expert_had_to_do_without_is_told(own_home: Path, tmp_path: Path) -> None:
+    make_set(tmp_path / "toy", provenance=Provenance(notes=["one class was small"]))
+    assert "note: one class was small" in cli("show", tmp_path / "toy").out
 
 
 def test_a_single_expert_has_no_line_on_diversity(own_home: Path) -> None:

@@ -33,11 +33,12 @@ def test_records_are_found_by_address(tmp_path: Path) -> None:
     assert records_in(path) == cells(3)
 
 
-def test_other_records_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_and_records_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     plain = record(LINE, 50.0)
     plain.config.pop("cell")
-    (tmp_path / "cifar10-idc-5x2.jsonl").write_text(plain.model_dump_json() + "\n")
-    (tmp_path / "notes.txt").write_text("not a record")
+    (tmp_path / "tables-x.jsonl").write_text(plain.model_dump_json() + "\n")
+    (tmp_path / "cifar10-idc-5x2.jsonl").write_text(record(LINE, 50.0).model_dump_json() + "\n")
+    (tmp_path / "other.jsonl").write_text('{"not": "a record"}\n')
     assert read_cells(tmp_path) == {}
 
 

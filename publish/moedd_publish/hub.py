@@ -1,0 +1,275 @@
+"""Publishing a set on the Hub: one atomic commit, checked afterwards, under a tag that stays.
+
+What a reader finds is a whole set or the one before, at any time: the large files are sent first
+and belong to nothing, then one commit on top of the head that was read makes them appear.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moedd_loaders.errors import ConflictError, NetworkError
+from moedd_loaders.hubclient import is_transient, status_of
+from moedd_loaders.manifest import Manifest
+from moedd_loaders.validate import validate_set
+from moedd_publish.card import FORMATS
+from moedd_publish.contents import same_images
+from moedd_publish.hubplan import Local, Plan, Remote, check_options, make_plan, unlike
+from moedd_publish.hubrepo import HubRepo, quiet_client
+from moedd_publish.results import publishable
+
+__all__ = ["PushOptions", "Pushed", "plan_push", "push_to_hub"]
+
+COMMITS = 5  # how often a commit is tried on a head that keeps moving
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to publish. `private` None: as the account's rule, or the repository, has it.
+
+    `tag` None: "v" and the version; "": none. `results`: a file of further records. `bars`: show
+    the client's progress bars. For the others see `hubplan.make_plan`.
+    """
+
+    version: str | None = None
+    licence: str | None = None
+    private: bool | None = None
+    overwrite: bool = False
+    card_only: bool = False
+    replace_card: bool = False
+    formats: tuple[str, ...] = FORMATS
+    tag: str | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    message: str | None = None
+    collection: str | None = None
+    results: Path | None = None
+    endpoint: str | None = None
+    bars: bool = False
+
+    @property
+    def branch(self) -> str:
+        return self.revision or "main"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What came of a push. `changed` is False where everything was there already.
+
+    `tag` is the one that names this version, None if none was asked for.
+    """
+
+    repo_id: str
+    url: str
+    sha: str
+    version: str
+    tag: str | None
+    changed: bool
+    private: bool
+    pull_request: str | None
+    added: tuple[str, ...]
+    deleted: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+
+Say = Callable[[str], None]
+
+
+def push_to_hub(
+    folder: Path, repo_id: str, options: PushOptions | None = None, say: Say = print
+) -> Pushed:
+    """Publish the set in `folder` as `repo_id` ("ns/name", or a name in the token's account).
+
+    A second push of the same set changes nothing. What may pass by itself is tried again; after
+    any other error the repository is as it was, or published and not yet tagged (the message says
+    so), and the same call completes it.
+
+    Raises:
+        InvalidSetError: the set, or its card, is not valid. UsageError: contradicting options, an
+        unknown licence. AuthError: no token, or not the right one. ConflictError: other images are
+        there, a tag or the visibility is another, the head kept moving. NetworkError.
+    """
+    options = options or PushOptions()
+    local = _local(folder, options)
+    hub = HubRepo(repo_id, options.endpoint, say)
+    with quiet_client(options.bars):
+        hub.account()
+        remote = hub.read(options.branch)
+        if not remote.exists:
+            _plan(local, remote, options)  # what would be refused is refused before it is made
+            hub.create(options.private)
+            remote = hub.read(options.branch)
+            if not remote.exists:
+                raise ConflictError(
+                    f"the Hub says that {hub.repo_id} exists, but does not show it to you: choose "
+                    "another name, or log in with an account that may see it"
+                )
+        _check_visibility(remote, options, hub.url)
+        return _publish(hub, local, remote, options, say)
+
+
+def plan_push(
+    folder: Path, repo_id: str, options: PushOptions | None = None, say: Say = print
+) -> tuple[Remote, Plan]:
+    """What `push_to_hub` would do; nothing is written anywhere. Raises what it would raise."""
+    options = options or PushOptions()
+    local = _local(folder, options)
+    hub = HubRepo(repo_id, options.endpoint, say)
+    with quiet_client(False):
+        if "/" not in repo_id:
+            hub.account()
+        remote = hub.read(options.branch)
+        if remote.exists:
+            _check_visibility(remote, options, hub.url)
+        plan = _plan(local, remote, options)
+        _tag_is_free(hub, plan, remote)
+    return remote, plan
+
+
+def _local(folder: Path, options: PushOptions) -> Local:
+    check_options(options.card_only, options.overwrite, options.create_pr, options.revision)
+    manifest = validate_set(folder)
+    return Local(folder, manifest, publishable(manifest, folder, options.results))
+
+
+def _plan(local: Local, remote: Remote, options: PushOptions) -> Plan:
+    named = options.tag
+    if named is None and (options.create_pr or options.branch != "main"):
+        named = ""  # what is only proposed, or on a branch, has no version's tag yet
+    return make_plan(
+        local,
+        remote,
+        version=options.version,
+        licence=options.licence,
+        overwrite=options.overwrite,
+        card_only=options.card_only,
+        replace_card=options.replace_card,
+        formats=options.formats,
+        tag=named,
+    )
+
+
+def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, say: Say) -> Pushed:
+    branch = options.branch
+    if branch not in remote.branches and branch != "main" and remote.head:
+        hub.create_branch(branch, remote.head)
+    plan, commit, pull_request, changed = _commit(hub, local, remote, options, say)
+    if changed:
+        _verify(hub, plan, commit)
+    if plan.tag and not pull_request and not _tag_is_free(hub, plan, remote):
+        say(f"the tag {plan.tag} stays at {remote.tags[plan.tag][:12]}, which has these images")
+    elif plan.tag and not pull_request:
+        hub.tag(plan.tag, commit)
+    if options.collection and not pull_request:
+        hub.collect(options.collection)
+    return Pushed(
+        repo_id=hub.repo_id,
+        url=hub.url,
+        sha=commit,
+        version=plan.manifest.version,
+        tag=None if pull_request else plan.tag,
+        changed=changed,
+        private=bool(remote.private),
+        pull_request=pull_request,
+        added=tuple(item.path for item in plan.adds),
+        deleted=tuple(plan.deletes),
+        unchanged=tuple(item.path for item in plan.unchanged),
+    )
+
+
+def _commit(
+    hub: HubRepo, local: Local, remote: Remote, options: PushOptions, say: Say
+) -> tuple[Plan, str, str | None, bool]:
+    """The plan, the commit that holds it, its pull request, and whether anything was changed.
+
+    After an answer that was lost, or a head that moved, the head is read again: what was applied
+    is found there, and what was not is committed on top of it.
+    """
+    first: Plan | None = None
+    for attempt in range(1, COMMITS + 1):
+        plan = _plan(local, remote, options)
+        _tag_is_free(hub, plan, remote)
+        if plan.empty and remote.head:
+            return first or plan, remote.head, None, first is not None
+        if options.create_pr and (there := hub.proposed(plan)):
+            return first or plan, there[1], f"{hub.url}/discussions/{there[0][8:]}", bool(first)
+        operations = hub.operations(plan)
+        hub.upload(operations, options.branch, options.create_pr)
+        first = first or plan
+        message = options.message or _message(plan)
+        try:
+            made = hub.commit(operations, message, remote.head, options.branch, options.create_pr)
+            return plan, made.oid, made.pr_url if options.create_pr else None, True
+        except Exception as error:
+            moved = status_of(error) in (409, 412)
+            if attempt == COMMITS or not (moved or is_transient(error)):
+                _give_up(hub, error, moved)
+            say(_again(hub, error, moved, attempt))
+            time.sleep(2 ** (attempt - 1))
+        remote = hub.read(options.branch)
+    raise AssertionError("unreachable")
+
+
+def _give_up(hub: HubRepo, error: Exception, moved: bool) -> None:
+    if moved:
+        raise ConflictError(
+            f"the head of {hub.repo_id} moved at each of {COMMITS} tries to commit: run it again "
+            "when nobody else is pushing (a token that may only open pull requests needs "
+            "--create-pr)"
+        ) from None
+    with hub.asking(f"committing to {hub.repo_id}"):
+        raise error
+
+
+def _again(hub: HubRepo, error: Exception, moved: bool, attempt: int) -> str:
+    status = status_of(error)
+    why = "somebody else committed" if moved else f"the commit was not answered ({status or 'no'})"
+    return f"{why}: reading the head of {hub.repo_id} again ({attempt} of {COMMITS})"
+
+
+def _message(plan: Plan) -> str:
+    return f"{plan.manifest.name} {plan.manifest.version} (moedd)"
+
+
+def _verify(hub: HubRepo, plan: Plan, commit: str) -> None:
+    """Every file of the commit, by the checksums that the Hub has of it."""
+    files = hub.files(commit)
+    wrong = [item.path for item in plan.everything if unlike(item, files.get(item.path))]
+    left = [path for path in plan.deletes if path in files]
+    if wrong:
+        lost = "is missing from" if wrong[0] not in files else "has other bytes in"
+        raise NetworkError(
+            f"{wrong[0]} {lost} the commit {commit[:12]} of {hub.repo_id} (does its .gitignore "
+            "leave it out?): nothing was tagged, run it again"
+        )
+    if left:
+        raise NetworkError(f"{left[0]} is still in {hub.repo_id} at {commit[:12]}: run it again")
+
+
+def _tag_is_free(hub: HubRepo, plan: Plan, remote: Remote) -> bool:
+    """False if the tag is there and stays, on these very images; a tag on others is a conflict."""
+    at = remote.tags.get(plan.tag or "")
+    if at is None:
+        return True
+    with hub.asking(f"reading {hub.repo_id}"):
+        tagged: Manifest | None = hub.manifest(at)
+    if tagged is None or not same_images(tagged, plan.manifest):
+        raise ConflictError(
+            f"the tag {plan.tag} of {hub.repo_id} is at {at[:12]}, with other images, and tags do "
+            "not move: give a higher --set-version, or another --tag"
+        )
+    return False
+
+
+def _check_visibility(remote: Remote, options: PushOptions, url: str) -> None:
+    """What was asked for must be so: a set that shall be private is never sent to a public one."""
+    if options.private is None or remote.private is None or remote.private == options.private:
+        return
+    now, wanted = ("private", "public") if remote.private else ("public", "private")
+    raise ConflictError(
+        f"{remote.repo_id} is {now} and --{wanted} was given: change it at {url}/settings, or push "
+        f"without --{wanted}; nothing was sent"
+    )
