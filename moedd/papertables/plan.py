@@ -199,6 +199,9 @@ def _set_cell(row: Row, seed: int, options: Options, data: Facts) -> SetCell:
         identity.methods, identity.ipc, identity.experts, seed, fraction, identity.overrides,
         options.settings, options.distilling,
     )  # fmt: skip
+    if not any(expert.steps for expert in set_config(cell, data).experts):
+        # Made at once: no schedule makes another set of it.
+        return replace(cell, fraction=1.0)
     if row.cost_of is None:
         return cell
     other = replace(cell, ipc=row.cost_of[0], experts=row.cost_of[1])

@@ -101,16 +101,16 @@ def test_a_cell_that_fails_is_told_and_decides_the_exit_code(home: Path) -> None
 @pytest.mark.timeout(1000)
 def test_a_killed_table_goes_on(home: Path, tmp_path: Path, pools: Path) -> None:
     """SIGKILL while the set is matched, and again while a network is trained."""
-    long = ["--only", "idc", "--checkpoint-seconds", "0", "--set", "idc_i.steps=60"]
+    long = ["--only", "idc", "--checkpoint-seconds", "0", "--set", "idc_i.steps=30"]
     given = arguments(*long)
-    given[given.index("--epochs") + 1] = "40"
+    given[given.index("--epochs") + 1] = "12"
     logs = home / "runs"
 
     def matched() -> int:
         return sum(p.read_bytes().count(b"\n") for p in logs.glob("*/log.jsonl"))
 
-    kill_when(given, home, lambda: matched() >= 20)
-    assert matched() < 120
+    kill_when(given, home, lambda: matched() >= 10)
+    assert matched() < 60
     assert not (home / "sets").exists()
     kill_when(given, home, lambda: any((home / "training").glob("*.safetensors")))
     assert (home / "sets").exists()
