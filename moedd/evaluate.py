@@ -185,9 +185,8 @@ def train_and_test(
     if recipe.passes not in found:
         found[recipe.passes] = tester(trainer)
     right = max(found.values()) if sight.best else found[recipe.passes]
-    return Tested(
-        right, found, recipe, trainer.steps, len(data), time.perf_counter() - began
-    )  # fmt: skip
+    seconds = time.perf_counter() - began + (0.0 if state is None else state.spent)
+    return Tested(right, found, recipe, trainer.steps, len(data), seconds)
 
 
 @dataclass(frozen=True)

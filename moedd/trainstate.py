@@ -19,12 +19,14 @@ from moedd_loaders.errors import MoeddError
 class TrainingState:
     """The state of one network's training at `path`, saved every `seconds` at most.
 
-    `identity` says which network it is: a file of another one is not taken up.
+    `identity` says which network it is: a file of another one is not taken up. `spent` is the
+    seconds of training that lie before what this object has seen.
     """
 
     def __init__(self, path: Path, identity: str, seconds: float = 60.0) -> None:
         self.path, self.identity, self.seconds = path, identity, seconds
-        self._saved = time.monotonic()
+        self.spent = 0.0
+        self._began = self._saved = time.monotonic()
 
     def load(self, trainer: Trainer) -> tuple[int, dict[str, Any]]:
         """Put what was kept into a fresh trainer: epochs done, and what was kept beside it.
@@ -41,7 +43,7 @@ class TrainingState:
             for name, tensor in state_of(trainer.network).items():
                 tensor.copy_(tensors[f"net.{name}"])
         trainer.set_rate(meta["lr"])
-        trainer.steps = meta["steps"]
+        trainer.steps, self.spent = meta["steps"], meta["seconds"]
         self._load_optimizer(trainer, tensors)
         return meta["epochs"], meta["beside"]
 
@@ -54,8 +56,10 @@ class TrainingState:
             for name, value in own.items():
                 if value is not None:  # the momentum of a first step that was never made
                     tensors[f"opt.{place}.{name}"] = torch.as_tensor(value)
+        seconds = self.spent + time.monotonic() - self._began
         meta = {"identity": self.identity, "lr": trainer.lr, "steps": trainer.steps}
-        save_checkpoint(self.path, tensors, {**meta, "epochs": epochs, "beside": beside})
+        meta |= {"epochs": epochs, "beside": beside, "seconds": seconds}
+        save_checkpoint(self.path, tensors, meta)
         self._saved = time.monotonic()
 
     def forget(self) -> None:

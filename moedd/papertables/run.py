@@ -45,7 +45,7 @@ from moedd.papertables.cells import (
 )
 from moedd.papertables.cost import network_operations, set_cost
 from moedd.papertables.places import CellPlaces, read_data
-from moedd.papertables.store import append_cell
+from moedd.papertables.store import append_cell, find_cell
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import data_recipe, set_recipe
@@ -97,11 +97,26 @@ def make_set(
 
 
 def run_cell(cell: Cell, places: CellPlaces, reporter: Reporter | None = None) -> Record:
-    """Make the set if it is not there, train and test one network, append and return its record."""
-    reporter = reporter or Reporter(quiet=True)
-    real = read_data(places.of(cell.data))
-    facts, job = Facts.of(real), _job(cell)
-    address = cell_address(cell, facts)
+    """The record of one cell: the one that is there, else of a network trained now on its set,
+    which is made if it is not there."""
+    facts = Facts.of(read_data(places.of(cell.data)))
+    address, name = cell_address(cell, facts), record_name(cell)
+    with _alone(places, f"cell-{address}", leave=False):
+        found = find_cell(places.records, name, address)
+        return found or _trained(cell, address, places, reporter or Reporter(quiet=True))
+
+
+def record_name(cell: Cell) -> str:
+    """What the records of a cell are kept under: the name of its set, or of its real images."""
+    if isinstance(cell.on, SetCell):
+        return str(set_name(cell.on, cell.data))
+    if isinstance(cell.on, RandomCell):
+        return f"{cell.data}-random-{cell.on.budget}x1"
+    return f"{cell.data}-full"
+
+
+def _trained(cell: Cell, address: str, places: CellPlaces, reporter: Reporter) -> Record:
+    real, job = read_data(places.of(cell.data)), _job(cell)
     profile = choose_profile(cell.evaluation.arithmetic.profile)
     ground = _ground(cell, real, places, profile, reporter)
     path = places.home / "training" / f"{address}.safetensors"
@@ -112,7 +127,7 @@ def run_cell(cell: Cell, places: CellPlaces, reporter: Reporter | None = None) -
             network_streams(cell.seed, cell.network, cell.repeat, job.row.draw), profile,
             width=cell.evaluation.width, sight=ground.sight, state=state,
         )  # fmt: skip
-        record = _record(cell, address, ground, tested, facts, real, profile)
+        record = _record(cell, address, ground, tested, real, profile)
     if ground.folder is not None:
         append_records(ground.folder, [record], record.set_hash)
     append_cell(places.records, record.set_name, record)
@@ -127,7 +142,6 @@ class _Ground:
     images: Images
     recipe: Recipe
     sight: Sight
-    set_name: str
     set_hash: str
     methods: list[str]
     folder: Path | None = None
@@ -152,11 +166,9 @@ def _ground(
             "none: give --protocol common, or --rows paper --only mtt"
         )
     images = _real_images(cell.on, real)
-    name = "full" if isinstance(cell.on, FullCell) else f"random-{cell.on.budget}x1"
     return _Ground(
         images, data_recipe(how.protocol, real.shape, how.epochs, how.best),
-        Sight(None, teacher, how.best), f"{cell.data}-{name}", _hash(cell.on, images, real),
-        [cell.identity.variant],
+        Sight(None, teacher, how.best), _hash(cell.on, images, real), [cell.identity.variant],
     )  # fmt: skip
 
 
@@ -171,7 +183,6 @@ def _distilled_ground(
         distilled_images(read_tensors(folder, manifest)),
         set_recipe(manifest, how.protocol, how.epochs, how.best),
         Sight(whitening, teacher, how.best),
-        str(set_name(on, cell.data)),
         manifest.training_sha256,
         [entry.method for entry in manifest.experts],
         folder,
@@ -223,14 +234,13 @@ def _hash(on: RandomCell | FullCell, images: Images, real: RealData) -> str:
 
 
 def _record(
-    cell: Cell, address: str, ground: _Ground, tested: Tested, facts: Facts, real: RealData,
-    profile: Profile,
-) -> Record:  # fmt: skip
+    cell: Cell, address: str, ground: _Ground, tested: Tested, real: RealData, profile: Profile
+) -> Record:
     job, fractions = _job(cell), ground.fractions
     config = {
         **network_config(job, tested, profile, cell.evaluation.width, ground.sight),
         "cell": address,
-        "operations": network_operations(cell, facts),
+        "operations": network_operations(cell, Facts.of(real)),
         "threads": torch.get_num_threads(),
         "precision": cell.evaluation.arithmetic.precision,
         "factor": cell.identity.factor,
@@ -239,7 +249,7 @@ def _record(
     }
     return Record(
         data=cell.data,
-        set_name=ground.set_name,
+        set_name=record_name(cell),
         methods=ground.methods,
         ipc=cell.identity.ipc,
         experts=cell.identity.experts,
@@ -271,12 +281,16 @@ def _job(cell: Cell) -> Job:
 
 
 @contextmanager
-def _alone(places: CellPlaces, what: str) -> Iterator[None]:
-    """Nobody else does `what` at the same time."""
+def _alone(places: CellPlaces, what: str, leave: bool = True) -> Iterator[None]:
+    """Nobody else does `what` at the same time. The lock's file may go when `what` is done: who
+    waited for it, and who comes later, find it done."""
     folder = places.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{what}.lock"):
+    path = folder / f"{what}.lock"
+    with FileLock(path):
         yield
+        if not leave:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

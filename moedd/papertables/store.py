@@ -1,8 +1,9 @@
 """The folder of records: one JSON line per trained network, `DIR/tables-NAME.jsonl`.
 
 A record of a cell carries the cell's address in `config["cell"]`; other files in the folder, and
-records without an address, are left alone. Lines are appended in one write each, so several processes may write to one file. What a
-machine that lost power left half-written is no JSON: it is skipped, and its cell runs again.
+records without an address, are left alone. Lines are appended in one write each, so several
+processes may write to one file. What a machine that lost power left half-written is no JSON: it is
+skipped, and its cell runs again.
 """
 
 import json
@@ -34,18 +35,29 @@ def read_cells(folder: Path) -> dict[str, Record]:
     return found
 
 
+def find_cell(folder: Path, name: str, address: str) -> Record | None:
+    """The record of one cell, from the file of the sets called `name`."""
+    path = _path(folder, name)
+    records = _read(path) if path.is_file() else []
+    return next((record for record in records if record.config.get("cell") == address), None)
+
+
 def append_cell(folder: Path, name: str, record: Record) -> Path:
     """Append a record to the file of the sets called `name`.
 
     Raises DiskFullError and the like: nothing was kept.
     """
-    path = folder / f"{PREFIX}{name}.jsonl"
+    path = _path(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _append(path, (record.model_dump_json() + "\n").encode())
     except OSError as error:
         raise from_oserror(error, f"writing records to {path}") from error
     return path
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{PREFIX}{name}.jsonl"
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -114,3 +114,17 @@ def test_it_is_saved_now_and_then_and_gone_in_the_end(tmp_path: Path) -> None:
     often.forget()
     often.forget()
     assert not often.path.exists()
+
+
+def test_time_before_the_kill_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    first = TrainingState(path, "this", seconds=0)
+    assert first.spent == 0
+    now = iter(range(1000, 100_000, 10))  # ten seconds between two looks at the clock
+    monkeypatch.setattr("moedd.trainstate.time.monotonic", lambda: float(next(now)))
+    with pytest.raises(Killed):
+        train("common", TrainingState(path, "this", seconds=0), die_after=3)
+    again = TrainingState(path, "this", seconds=1e9)
+    train("common", again)
+    # The state of the second epoch was written after several looks at the clock.
+    assert 30 <= again.spent <= 100

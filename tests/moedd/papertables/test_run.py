@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def test_real_images_need_no_set(
     assert found.config["set"] == {}
     assert line_key(found).identity == one.identity
     assert found.variant in ("random", "full")
-    assert run_cell(one, shared).accuracy == found.accuracy
+    elsewhere = replace(shared, records=shared.home / "elsewhere")
+    assert run_cell(one, elsewhere).accuracy == found.accuracy
     if isinstance(on, RandomCell):
         other = run_cell(cell(replace(on, draw=7)), shared)  # type: ignore[arg-type]
         assert other.set_hash != found.set_hash
@@ -194,6 +196,29 @@ def test_a_set_is_made_once(at: CellPlaces, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == 1
     run_cell(cell(set_cell(seed=1)), at)
     assert len(calls) == 2
+
+
+def test_a_network_is_trained_once(at: CellPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "train_and_test")
+    first, again = run_cell(cell(), at), run_cell(cell(), at)
+    assert again == first
+    assert len(calls) == 1
+    lines = [path.read_text().count("\n") for path in at.records.iterdir()]
+    assert lines == [1]
+    # Whose records are elsewhere has its own.
+    run_cell(cell(), replace(at, records=at.home / "other"))
+    assert len(calls) == 2
+    assert not any(path.name.startswith("cell-") for path in (at.home / "locks").iterdir())
+
+
+def test_three_at_one_cell_train_it_once(at: CellPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "train_and_test")
+    with ThreadPoolExecutor(3) as together:
+        found = list(together.map(lambda _: run_cell(cell(), at), range(3)))
+    assert len(calls) == 1
+    assert found[0] == found[1] == found[2]
+    lines = [path.read_text().count("\n") for path in at.records.iterdir()]
+    assert lines == [1]
 
 
 def test_a_killed_set_goes_on(at: CellPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
