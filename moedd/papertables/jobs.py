@@ -6,19 +6,18 @@ set while there is other work. A unit that fails is named at the end; those that
 out, the others go on. Workers end with the process that started them, however it ends.
 """
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 
 from moedd.papertables.cells import Cell, SetCell
 from moedd.papertables.places import CellPlaces
 from moedd.papertables.plan import Planned
 from moedd.papertables.run import make_set, run_cell
+from moedd.papertables.worker import end_with_parent
 from moedd.progress import Reporter
 from moedd_loaders.errors import MoeddError
 from moedd_loaders.records import Record
@@ -131,7 +130,7 @@ def run_in_processes(
     """
     outcome, queue = Outcome(), _Queue(planned)
     running: dict[Future[Record | None], Planned | SetUnit] = {}
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent)
     try:
         while True:
             while len(running) < jobs and (unit := queue.next()) is not None:
@@ -186,15 +185,3 @@ def _work(unit: Cell | SetUnit, places: CellPlaces) -> Record | None:
     data, cell = unit
     make_set(cell, data, places)
     return None
-
-
-def _begin_worker() -> None:
-    """A worker whose parent is gone, even by SIGKILL, is gone too."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -70,15 +70,14 @@ def test_records_lie_where_they_are_wanted(home: Path, tmp_path: Path) -> None:
 
 
 def test_every_method_of_the_paper(home: Path) -> None:
-    """Tables 1, 2 and 4 in one go: paper-shaped rows of IDC, IDM, MTT and RDED."""
-    told = cli(*arguments(methods=("idc_i", "idm_plain", "mtt", "rded"), table="1,2,4"))
+    """Tables 1 and 2 in one go: paper-shaped rows of IDC, IDM, MTT and RDED."""
+    told = cli(*arguments(methods=("idc_i", "idm_plain", "mtt", "rded"), table="1,2"))
     assert told.code == 0, told.err
     records = kept(home)
     assert {"+".join(dict.fromkeys(r.methods)) for r in records} == {
         "idc_i", "idm_plain", "mtt", "idm_plain+rded", "rded",
     }  # fmt: skip
-    # 6 of Table 1, 2 of Table 2, and of Table 4 what it does not share: 2 of each method.
-    assert len(records) == 6 + 2 + 6
+    assert len(records) == 6 + 2
     assert {(r.ipc, r.experts) for r in records} == {(2, 2), (4, 1)}
 
 
@@ -101,16 +100,16 @@ def test_a_cell_that_fails_is_told_and_decides_the_exit_code(home: Path) -> None
 @pytest.mark.timeout(1000)
 def test_a_killed_table_goes_on(home: Path, tmp_path: Path, pools: Path) -> None:
     """SIGKILL while the set is matched, and again while a network is trained."""
-    long = ["--only", "idc", "--checkpoint-seconds", "0", "--set", "idc_i.steps=30"]
+    long = ["--only", "idc", "--checkpoint-seconds", "0", "--set", "idc_i.steps=6"]
     given = arguments(*long)
-    given[given.index("--epochs") + 1] = "12"
+    given[given.index("--epochs") + 1] = "8"
     logs = home / "runs"
 
     def matched() -> int:
         return sum(p.read_bytes().count(b"\n") for p in logs.glob("*/log.jsonl"))
 
-    kill_when(given, home, lambda: matched() >= 10)
-    assert matched() < 60
+    kill_when(given, home, lambda: matched() >= 4)
+    assert matched() < 12
     assert not (home / "sets").exists()
     kill_when(given, home, lambda: any((home / "training").glob("*.safetensors")))
     assert (home / "sets").exists()
@@ -141,7 +140,7 @@ def kill_when(given: list[str], home: Path, moment: object) -> None:
         while not moment():  # type: ignore[operator]
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
             assert time.monotonic() < ends
-            time.sleep(0.002)
+            time.sleep(0.01)
     finally:
         process.kill()
         process.communicate()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runfactories import make_home
 from tablefactories import digits_facts, places, tiny_options
 
 from moedd.papertables import jobs
@@ -106,16 +103,28 @@ def at(home: Path) -> CellPlaces:
     return places(home, threads=1)
 
 
-def test_all_cells_in_their_order(at: CellPlaces) -> None:
-    items = two_sets()
-    seen: list[tuple[Planned, float, int]] = []
+Seen = list[tuple[Planned, int]]
+
+
+@pytest.fixture(scope="module")
+def in_one(
+    tmp_path_factory: pytest.TempPathFactory, pools: Path
+) -> tuple[CellPlaces, Outcome, Seen]:
+    """The six cells in this process, and what was told of them."""
+    at = places(make_home(tmp_path_factory.mktemp("one") / "home", pools), threads=1)
+    seen: Seen = []
 
     def told(item: Planned, record: Record, count: int) -> None:
-        seen.append((item, record.accuracy, count))
+        seen.append((item, count))
 
-    outcome = run_here(items, at, told, QUIET)
-    assert [item for item, _, _ in seen] == items
-    assert [count for _, _, count in seen] == list(range(1, 7))
+    return at, run_here(two_sets(), at, told, QUIET), seen
+
+
+def test_all_cells_in_their_order(in_one: tuple[CellPlaces, Outcome, Seen]) -> None:
+    at, outcome, seen = in_one
+    items = two_sets()
+    assert [item for item, _ in seen] == items
+    assert [count for _, count in seen] == list(range(1, 7))
     assert [r.config["cell"] for r in outcome.records] == [item.address for item in items]
     assert set(read_cells(at.records)) == {item.address for item in items}
     assert outcome.failed == {}
@@ -158,9 +167,7 @@ def test_a_network_that_fails_fails_alone(at: CellPlaces, monkeypatch: pytest.Mo
 @pytest.fixture(scope="module")
 def in_two(tmp_path_factory: pytest.TempPathFactory, pools: Path) -> tuple[CellPlaces, Outcome]:
     """The six cells in two processes, and a set that cannot be made beside them."""
-    home = tmp_path_factory.mktemp("two")
-    (home / "pools").symlink_to(pools)
-    at = places(home, threads=1)
+    at = places(make_home(tmp_path_factory.mktemp("two") / "home", pools), threads=1)
     items = two_sets()
     broken = replace(items[0].cell, on=replace(items[0].cell.on, ipc=10_000))  # type: ignore[arg-type]
     items.append(Planned(items[0].row, broken, "broken"))
@@ -168,10 +175,9 @@ def in_two(tmp_path_factory: pytest.TempPathFactory, pools: Path) -> tuple[CellP
 
 
 def test_processes_make_the_same_records(
-    in_two: tuple[CellPlaces, Outcome], at: CellPlaces
+    in_two: tuple[CellPlaces, Outcome], in_one: tuple[CellPlaces, Outcome, Seen]
 ) -> None:
-    alone = run_here(two_sets(), at, ignore, QUIET)
-    wanted = {r.config["cell"]: (r.accuracy, r.set_hash) for r in alone.records}
+    wanted = {r.config["cell"]: (r.accuracy, r.set_hash) for r in in_one[1].records}
     found = {r.config["cell"]: (r.accuracy, r.set_hash) for r in in_two[1].records}
     assert found == wanted
     assert set(read_cells(in_two[0].records)) == set(wanted)
@@ -194,54 +200,3 @@ def test_a_worker_that_is_killed_is_one_sentence(
 
 def _die(*given: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, sys, time
-            from concurrent.futures import ProcessPoolExecutor
-            from multiprocessing import get_context
-            from pathlib import Path
-            from moedd.papertables.jobs import _begin_worker
-
-            def work(folder):
-                Path(folder, str(os.getpid())).touch()
-                time.sleep(300)
-
-            if __name__ == "__main__":
-                pool = ProcessPoolExecutor(2, get_context("spawn"), _begin_worker)
-                for _ in range(2):
-                    pool.submit(work, sys.argv[1])
-                time.sleep(300)
-            """
-        )
-    )
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    parent = subprocess.Popen([sys.executable, str(script), str(seen)])
-    try:
-        workers = _wait(
-            lambda: [int(p.name) for p in seen.iterdir()], lambda found: len(found) == 2
-        )
-    finally:
-        parent.kill()
-        parent.wait()
-    assert _wait(lambda: [w for w in workers if _alive(w)], lambda found: not found) == []
-
-
-def _wait(measure: Any, enough: Any) -> Any:
-    ends = time.monotonic() + 120
-    while not enough(found := measure()) and time.monotonic() < ends:
-        time.sleep(0.05)
-    return found
-
-
-def _alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
