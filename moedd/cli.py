@@ -81,6 +81,10 @@ def distill(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints.")
     ] = 60.0,
+    validation: Annotated[
+        bool,
+        typer.Option("--validation", help="Keep a tenth of training out, to score choices on."),
+    ] = False,
     profile: ProfileOption = None,
 ) -> None:
     """Distil real data into a set, written to $MOEDD_HOME/sets/NAME."""
@@ -104,6 +108,7 @@ def distill(
         print_config=print_config,
         checkpoint_seconds=checkpoint_seconds,
         profile_name=profile,
+        validation=validation,
     )
 
 
@@ -178,6 +183,10 @@ def evaluate(
         bool,
         typer.Option("--best", help="Best of the protocol's test points, marked, not the last."),
     ] = False,
+    validation: Annotated[
+        bool,
+        typer.Option("--validation", help="Score on what distill --validation kept out."),
+    ] = False,
 ) -> None:
     """Train fresh networks on a set, test them on real data, write benchmark records."""
     from moedd.commands import run_evaluate
@@ -198,6 +207,7 @@ def evaluate(
         seed=seed,
         profile_name=profile,
         best=best,
+        validation=validation,
     )
 
 

@@ -20,6 +20,7 @@ from moedd.realdata import RealData, load_real
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
 from moedd.teacher import load_teacher, teacher_settings
+from moedd.validation import with_validation_part
 from moedd.zca import space_of
 from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES
@@ -53,6 +54,7 @@ def run_distill(
     print_config: bool,
     checkpoint_seconds: float,
     profile_name: str | None,
+    validation: bool = False,
 ) -> None:
     """`moedd distill`: resolve, distil, write, and for digits evaluate."""
     parsed = parse_name(name, method_names())
@@ -87,6 +89,8 @@ def run_distill(
             _print_config(config, schedule, effort)
             return
     real = load_real(parsed.data, path=data, size=size, channels=channels, skip_bad=skip_bad)
+    if validation:
+        real = with_validation_part(real)
     if note:
         real.notes.append(note)
     config = resolve_config(parsed, real.shape, seed=seed, data_path=data, overrides=overrides)
@@ -196,6 +200,7 @@ def run_evaluate(
     seed: int,
     profile_name: str | None,
     best: bool = False,
+    validation: bool = False,
 ) -> None:
     """`moedd evaluate`: train, test, write records beside the set."""
     found = resolve(name)
@@ -228,6 +233,8 @@ def run_evaluate(
         skip_bad=skip_bad,
     )
     _same_classes(manifest, real)
+    if validation:
+        real = _validated(manifest, real)
     nets = networks or [fitting_network((height, width_px), manifest.shape[0])]
     for net in nets:
         check_size(net, (height, width_px), manifest.shape[0])
@@ -260,6 +267,18 @@ def run_evaluate(
     profile = choose_profile(profile_name or "auto")
     records = _run(stored, real, plan, profile, reporter, _records_folder(found))
     print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")
+
+
+def _validated(manifest: Manifest, real: RealData) -> RealData:
+    """The data with the validation part as test split; refused for a set that has seen it."""
+    held = with_validation_part(real)
+    if held.fingerprint != manifest.source.fingerprint:
+        raise UsageError(
+            f"--validation scores on training images that the set must not have seen, and "
+            f"{manifest.name} was not made without them: make it with moedd distill --validation "
+            "(or moedd tables --validation), from these very data"
+        )
+    return held
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ def tables(
         Path | None,
         typer.Option(help="Write tables and figures of all records into this page; run nothing."),
     ] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option(help="With --report: also show the headline figure in this README."),
+    ] = None,
 ) -> None:
     """Run the cells of the mixture paper's tables; what is done is never done again."""
     from moedd.cli import parse_size
@@ -129,8 +133,10 @@ def tables(
         raise UsageError("--plan and --report are both given: give one of them")
     if hours is not None and not plan:
         raise UsageError("--hours is given without --plan: it only suggests a schedule")
+    if readme is not None and report is None:
+        raise UsageError("--readme is given without --report: it shows a figure of the report")
     if report is not None:
-        run_report(asked, report)
+        run_report(asked, report, readme)
     elif plan:
         run_plan(asked, hours)
     else:

@@ -9,6 +9,7 @@ from moedd.papertables.asked import Asked
 from moedd.papertables.cells import Facts
 from moedd.papertables.cost import is_prepared
 from moedd.papertables.estimate import PlanCost, fitting_schedule, plan_cost
+from moedd.papertables.headline import write_headline
 from moedd.papertables.jobs import (
     Outcome,
     SetUnit,
@@ -32,10 +33,15 @@ from moedd_loaders.manifest import MANIFEST
 from moedd_loaders.records import Record
 
 
-def run_report(asked: Asked, page: Path) -> None:
-    """`moedd tables --report PAGE`: write the page from all records; nothing is run."""
+def run_report(asked: Asked, page: Path, readme: Path | None = None) -> None:
+    """`moedd tables --report PAGE`: write the page, and the figure of the README, from all records;
+    nothing is run."""
     folder = asked.records_folder()
-    for path in write_report(page, list(read_cells(folder).values()), asked.records or str(folder)):
+    records = list(read_cells(folder).values())
+    written = write_report(page, records, asked.records or str(folder))
+    if readme is not None:
+        written += write_headline(readme, page, records)
+    for path in written:
         print(path)
 
 
