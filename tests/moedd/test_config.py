@@ -51,6 +51,12 @@ def test_presets(name: str, wanted: dict[str, object]) -> None:
     assert {key: made[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("method", ["idm", "idm_plain"])
+def test_digits_have_a_row_of_their_own(method: str) -> None:
+    made = resolved(f"digits-{method}-10x1", shape=DIGITS).experts[0].model_dump()
+    assert (made["lr"], made["ce_weight"], made["steps"]) == (0.05, 0.01, 20_000)
+
+
 def test_presets_of_cifar_and_of_the_embedded_digits_differ() -> None:
     large, small = resolved("cifar10-idm-5x2"), resolved("digits-idm-5x2", shape=DIGITS)
     assert (large.network, small.network) == ("convnet3", "convnet2")
