@@ -74,7 +74,21 @@ def plan_cost(
         by_set[title] = _plus(by_set.get(title), left, cost.operations + cost.observers, seconds)
         for work in preparations(on, data) if left else []:
             shared[work] = rates.seconds("convnet3", precision, work.operations)
-    return PlanCost(networks, by_set, shared, _assumed(planned, rates))
+    return PlanCost(networks, by_set, _longest(shared), _assumed(planned, rates))
+
+
+def _longest(shared: Mapping[Preparation, float]) -> dict[Preparation, float]:
+    """Without what is the beginning of something else: trajectories are made longer, not anew."""
+    return {
+        work: seconds
+        for work, seconds in shared.items()
+        if not any(_begins(work, other) for other in shared if other != work)
+    }
+
+
+def _begins(work: Preparation, other: Preparation) -> bool:
+    same = replace(work, count=other.count, epochs=other.epochs, operations=other.operations)
+    return same == other and work.count <= other.count and work.epochs <= other.epochs
 
 
 def fitting_schedule(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from runfactories import cli
+from tablefactories import cifar_facts
 
+from moedd.papertables import command
+from moedd.papertables.asked import Asked, data_paths
+from moedd.papertables.cells import SetCell
+from moedd.papertables.plan import plan_cells
 from moedd.papertables.rows import GROUPS
 from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe
 
@@ -24,12 +30,36 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", [line for line in commands() if "--report" not in line])
-def test_its_commands_are_plans_that_can_be_made(words: list[str], moedd_home: Path) -> None:
-    """Without the data (DIR): CIFAR-10's shapes are known."""
-    words = [word for word in words if word not in ("--data", "DIR", "--plan")]
-    told = cli(*words, "--plan")
+def test_its_commands_are_plans_that_can_be_made(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the data (DIR), whose shapes are known."""
+    given: list[Asked] = []
+    for runs in ("run_plan", "run_tables"):
+        monkeypatch.setattr(command, runs, lambda asked, *more: given.append(asked))
+    told = cli(*words)
     assert told.code == 0, told.err
-    assert "cifar10-idc_i-5x2" in told.out
+    (asked,) = given
+    options = asked.options()
+    (name,) = data_paths(asked.on, asked.data, options.tables)
+    shape = (3, *asked.size) if asked.size else (3, 32, 32)
+    planned = plan_cells(options, [cifar_facts(data=name, shape=shape)])
+    assert {item.cell.evaluation.epochs for item in planned} <= {300, 1000}
+    sets = [item.cell.on for item in planned if isinstance(item.cell.on, SetCell)]
+    assert {(on.ipc, on.experts) for on in sets} & {(5, 2), (10, 2)}
+
+
+def test_the_counts_of_its_runs_are_those_of_the_plan() -> None:
+    """Sets and networks of the first run, Table 3: one set, 3 ways x (5 + 3 + 2 + 3) networks."""
+    assert "| 1 Table 3, IDC | 1 | 39 |" in PAGE.read_text()
+    (words,) = [line for line in commands() if "idc=0.003,idm=0.027,mtt=0.012" in line][:1]
+    value = dict(pairwise(words))
+    options = Asked(
+        table=value["--table"], only=value["--only"], rows=value["--rows"],
+        seeds=int(value["--seeds"]), repeats=value["--repeats"], schedule=value["--schedule"],
+    ).options()  # fmt: skip
+    planned = plan_cells(options, [cifar_facts()])
+    assert (len({item.cell.on for item in planned}), len(planned)) == (1, 39)
 
 
 def test_every_option_it_names_exists() -> None:

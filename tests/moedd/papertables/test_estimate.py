@@ -9,7 +9,7 @@ import pytest
 from tablefactories import cifar_facts, record
 
 from moedd.papertables.cells import SetCell
-from moedd.papertables.cost import network_operations, preparations, set_cost
+from moedd.papertables.cost import Preparation, network_operations, preparations, set_cost
 from moedd.papertables.estimate import PlanCost, fitting_schedule, plan_cost
 from moedd.papertables.jobs import set_of
 from moedd.papertables.plan import Options, Planned, plan_cells
@@ -96,3 +96,21 @@ def test_a_schedule_that_fits_the_hours() -> None:
         if on.methods == "idc_i"
     )
     assert longest > 0.45 * 3600
+
+
+def test_trajectories_that_others_lengthen_are_counted_once() -> None:
+    """On CIFAR-10, MTT's 10x1 needs more epochs of the very trajectories that its 5x2 needs."""
+    items = planned(only=("mtt",), seeds=1)
+    assert len({p.epochs for i in items for p in _prepared(i, "cifar10") if p.epochs}) == 2
+    found = [work for work in cost(items).shared if work.epochs]
+    assert [work.data for work in found] == ["cifar10", "cifar100"]
+    for work in found:
+        assert work.epochs == max(p.epochs for i in items for p in _prepared(i, work.data))
+    assert len(cost(items).shared) == 4  # and a pool for each
+
+
+def _prepared(item: Planned, data: str = "") -> list[Preparation]:
+    on = item.cell.on
+    assert isinstance(on, SetCell)
+    found = preparations(on, FACTS[item.cell.data])
+    return [work for work in found if data in ("", work.data)]
