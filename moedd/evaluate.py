@@ -4,6 +4,7 @@ Every network trained is one `Record`. Networks of one row (see `rowdata.py`) di
 their spread says nothing about the method, only about training on this one set.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from moedd.streams import Streams
 from moedd.train import Recipe, Trainer, accuracy
 from moedd.trainstate import TrainingState
 from moedd.zca import Whitening
-from moedd_loaders.errors import UsageError
+from moedd_loaders.errors import NonFiniteError, UsageError
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.read import StoredSet
 from moedd_loaders.records import Record
@@ -135,11 +136,23 @@ def train_network(
         trainer.after_epoch(epoch)
         if after_epoch is not None:
             after_epoch(trainer, epoch + 1)
+        if on_epoch is not None or epoch + 1 == recipe.passes:
+            _require_finite(float(loss), network, recipe, epoch + 1)
         if state is not None:
             state.offer(trainer, epoch + 1, beside)
         if on_epoch is not None:
             on_epoch(epoch + 1, float(loss))
     return trainer
+
+
+def _require_finite(loss: float, network: str, recipe: Recipe, epochs: int) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"{network}: the training loss is {loss} after epoch {epochs} of {recipe.passes}, "
+            f"expected a finite number: the learning rate of the recipe {recipe.name!r} "
+            f"({recipe.lr:g}) is too large for this network on these images, or the images are "
+            "damaged (moedd validate tells)"
+        )
 
 
 def network_streams(seed: int, network: str, repeat: int, draw: int) -> Streams:

@@ -33,6 +33,7 @@ from moedd.realdata import RealData, RealSplit
 from moedd.streams import Streams
 from moedd_loaders import load_distilled
 from moedd_loaders.decode import decode
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import NoDecode, read_manifest
 from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import read_records, records_in
@@ -225,6 +226,15 @@ def test_records_say_what_was_done(pair: StoredSet) -> None:
     assert epochs == [(job, epoch) for job in jobs for epoch in (1, 2)]
     again = next(evaluate(pair, digits(), ONE_EPOCH, jobs, profile(), **given))
     assert again.accuracy == records[0].accuracy
+
+
+def test_a_training_that_runs_off_stops_with_the_reason(pair: StoredSet) -> None:
+    recipe = replace(protocol_recipe("common", 5), lr=1e30)
+    data = TrainingData(Row("distilled", "none"), distilled_images(pair), digits(), seed=0)
+    with pytest.raises(NonFiniteError, match=r"convnet1: the training loss is nan after") as told:
+        train_network(data, recipe, "convnet1", digits(), Streams(0), width=4)
+    assert "learning rate" in str(told.value)
+    assert "1e+30" in str(told.value)
 
 
 def test_real_images_teach(pair: StoredSet) -> None:
