@@ -1,12 +1,13 @@
-"""The one figure that a README shows: two experts minus one, from the same records as the page."""
+"""The one figure that a README shows, from the same records as the page: two experts minus one, and
+as long as no record compares them, mixup across experts."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from moedd.checkpoint import write_atomically
-from moedd.papertables.compare import Answer, answers
-from moedd.papertables.figures import gap_figure
+from moedd.papertables.compare import answers
+from moedd.papertables.figures import gap_figure, mixup_figure
 from moedd.papertables.lines import Section, sections
 from moedd_loaders.errors import DataError, UsageError, from_oserror
 from moedd_loaders.records import Record
@@ -20,24 +21,34 @@ def write_headline(readme: Path, page: Path, records: Sequence[Record]) -> list[
     """Draw `figures/headline.svg` beside the page and show it between the marks of the README;
     returns the files.
 
-    It is of the setting with most records among those that compare two experts with one. Raises
-    UsageError: the README has no marks; DataError: no record compares.
+    It is of the setting with most records among those that have its lines. Raises UsageError: the
+    README has no marks; DataError: no records give a figure.
     """
     text = _read(readme)
     figure = page.parent / "figures" / FIGURE
-    for section in sections(records):
-        found = answers(section)
-        if gap_figure(found, figure):
-            shown = _shown(section, found, readme, page, figure)
-            head, rest = text.split(BEGIN, 1)
-            whole = f"{head}{BEGIN}\n{shown}\n{END}{rest.split(END, 1)[1]}"
-            try:
-                write_atomically(readme, whole.encode())
-            except OSError as error:
-                raise from_oserror(error, f"writing {readme}") from error
-            return [readme, figure]
+    caption = _drawn(sections(records), figure)
+    there, more = (Path(os.path.relpath(path, readme.parent)).as_posix() for path in (figure, page))
+    shown = f"![{caption.partition(':')[0]}]({there})\n\n{caption}; all tables: [{more}]({more})."
+    head, rest = text.split(BEGIN, 1)
+    whole = f"{head}{BEGIN}\n{shown}\n{END}{rest.split(END, 1)[1]}"
+    try:
+        write_atomically(readme, whole.encode())
+    except OSError as error:
+        raise from_oserror(error, f"writing {readme}") from error
+    return [readme, figure]
+
+
+def _drawn(found: Sequence[Section], figure: Path) -> str:
+    """The figure's caption."""
+    for section in found:
+        if gap_figure(answers(section), figure):
+            return _caption("Two experts minus one of the same budget, in points", section)
+    for section in found:
+        if mixup_figure(section, figure):
+            return _caption("Mixup across two experts, ordinary mixup and none", section)
     raise DataError(
-        "no records compare two experts with one, which the README's figure is of: run Table 1 or 2"
+        "no records compare two experts with one, or ways of mixup, which the README's figure is "
+        "of: run Table 1, 2 or 3"
     )
 
 
@@ -53,15 +64,8 @@ def _read(readme: Path) -> str:
     return text
 
 
-def _shown(
-    section: Section, found: Sequence[Answer], readme: Path, page: Path, figure: Path
-) -> str:
+def _caption(subject: str, section: Section) -> str:
     setting = section.setting
-    sets = [n for answer in found for gap in answer.gaps.values() for n in gap.sets]
-    counted = "one set" if max(sets) == 1 else f"up to {max(sets)} sets"
-    there, more = (Path(os.path.relpath(path, readme.parent)).as_posix() for path in (figure, page))
-    return (
-        f"![Two experts minus one expert of the same budget, in points of accuracy]({there})\n\n"
-        f"Two experts minus one of the same budget: {setting.data}, recipe `{setting.protocol}`, "
-        f"{counted} of each kind; all tables are in [{more}]({more})."
-    )
+    sets = max(len(line.made) for line in section.lines.values())
+    counted = "one set" if sets == 1 else f"up to {sets} sets"
+    return f"{subject}: {setting.data}, recipe `{setting.protocol}`, {counted} of each kind"

@@ -31,11 +31,21 @@ def test_it_is_shown_between_the_marks(tmp_path: Path) -> None:
     assert told.out.splitlines()[-2:] == [str(readme), str(figure)]
     assert figure.is_file()
     text = readme.read_text()
-    assert text.startswith(f"# Mine\n\n{BEGIN}\n![Two experts minus one expert")
+    assert text.startswith(f"# Mine\n\n{BEGIN}\n![Two experts minus one of")
     assert text.endswith(f"{END}\n\nMore.\n")
     assert "(docs/figures/headline.svg)" in text
     assert "cifar10, recipe `common-300`, up to 3 sets of each kind" in text
     assert "old" not in text
+
+
+def test_without_a_comparison_with_one_expert_it_is_of_mixup(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(TEXT)
+    made = [record(MULTI._replace(fuse=fuse), 50) for fuse in ("mixup", "vanilla", "none")]
+    write_headline(readme, tmp_path / "results.md", made)
+    assert "![Mixup across two experts" in readme.read_text()
+    assert "one set of each kind; all tables: [results.md](results.md)." in readme.read_text()
+    assert (tmp_path / "figures" / "headline.svg").is_file()
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
