@@ -103,7 +103,7 @@ class ExpertMix(torch.nn.Module):
             the worker and the worker's calls so far decide instead.
         off_epoch: nothing is mixed from this epoch (from 0) on, so that training ends on images as
             they are; labels stay float rows. Announce epochs with `set_epoch`; a data set counts
-            for itself, sample by sample.
+            for itself, if nobody calls its own `set_epoch`.
 
     Raises:
         UsageError (a ValueError): arguments or inputs that cannot be meant (integer images, labels
