@@ -118,7 +118,13 @@ def test_a_manifest_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -
             lambda raw: raw["experts"][0].update(
                 stored_per_class=[10**9] * 3, decoded_per_class=[4 * 10**9] * 3
             ),
-            r"'images' is torch\.float32 \(12, 3, 8, 8\), the manifest says",
+            r"counts 3,000,000,006 images, whose pixels are [\d,]+ bytes, and lists tensors/dis",
+        ),
+        (
+            lambda raw: raw["experts"][0].update(
+                stored_per_class=[2, 2, 3], decoded_per_class=[8, 8, 12]
+            ),
+            r"counts 13 images|'images' is torch\.float32 \(12, 3, 8, 8\), the manifest says",
         ),
         (
             lambda raw: raw["experts"][0].update(
