@@ -79,8 +79,9 @@ class Batches:
         if dataset.served_targets is not self._source:  # numbered anew by `align_to`
             self._source, self._kept = dataset.served_targets, None
             self._targets = self._source.to(self._targets.device)
-        number, epoch = dataset.served_counts.next_pass(), dataset.epochs.begin()
-        for index, images, labels in self._served(number, epoch):
+        ends = dataset.mix is not None and dataset.mix.off_epoch is not None
+        number, epoch = dataset.served_counts.next_pass(), dataset.epochs.begin(tell=ends)
+        for index, images, labels in self._served(number, epoch if ends else number):
             if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
                 labels = default_collate([dataset.target_transform(one) for one in listed])

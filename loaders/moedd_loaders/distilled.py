@@ -158,7 +158,7 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
             served, epoch = index, 0
             if self.mix is not None:
                 served = self.served_counts.take(index)
-                epoch = self.epochs.of(indices, batched)
+                epoch = self.epochs.of(indices, batched, self.mix.off_epoch is not None)
             images, labels = self.serve(
                 index, served, self.images, self.served_targets, epoch=epoch
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from moedd_loaders.partners import Ints
 from moedd_loaders.ranks import SentRank, worker_number
 
 __all__ = ["EpochRows", "Epochs"]
@@ -20,6 +21,7 @@ __all__ = ["EpochRows", "Epochs"]
 _WORKERS = 1023
 _BEGUN, _ANNOUNCED, _EACH, _TOLD = range(4)
 _SERVED, _LARGEST, _SMALLEST = range(3)
+_LARGE = 1 << 62  # less the smallest batch is what is kept: 0 where there was none
 
 
 class EpochRows(list[int]):
@@ -42,8 +44,8 @@ class Epochs:
         # Passes begun by ourselves (from the epoch announced on); the epoch announced last, or -1;
         # whether every epoch is announced; what a sampler told first after that, or -1.
         self._state = torch.tensor([0, -1, 0, -1]).share_memory_()
-        # Of each worker, and of the process itself: images served, its largest and smallest batch.
-        self._counts = torch.zeros(1 + _WORKERS, 3, dtype=torch.int64).share_memory_()
+        # Of the process itself and each worker: images served, its largest and smallest batch.
+        self._counts = torch.zeros(3, 1 + _WORKERS, dtype=torch.int64).share_memory_()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # What comes through a DataLoader's own pickler is shared already: then this does nothing.
@@ -51,27 +53,29 @@ class Epochs:
         self._state.share_memory_()
         self._counts.share_memory_()
 
-    def begin(self) -> int:
-        """The epoch of a whole pass that begins now."""
-        epoch = self._counted()
-        self._state[_BEGUN] += 1
+    def begin(self, tell: bool = True) -> int:
+        """The epoch of a whole pass that begins now; any number unless to `tell` it."""
+        epoch = self._counted() if tell else 0
+        self._state.numpy()[_BEGUN] += 1
         return epoch
 
-    def of(self, rows: Sequence[int], batched: bool = True) -> int:
+    def of(self, rows: Sequence[int], batched: bool = True, tell: bool = True) -> int:
         """The epoch of a batch, which is counted.
 
         Args:
             rows: of the batch, as the loader asked for them.
             batched: False for an item that was asked for on its own: its size says nothing.
+            tell: False where nobody asks for the epoch: it is then any number.
         """
         if isinstance(rows, EpochRows):
             return self._of_sampler(rows.epoch)
-        own = self._counts.numpy()[self._slot()]
+        size, worker = len(rows), worker_number()
+        own = self._counts.numpy()[:, 0 if worker is None else 1 + worker % _WORKERS]
         if batched:
-            own[_LARGEST] = max(own[_LARGEST], len(rows))
-            own[_SMALLEST] = min(own[_SMALLEST] or len(rows), len(rows))
-        epoch = self._counted()
-        own[_SERVED] += len(rows)
+            own[_LARGEST] = max(int(own[_LARGEST]), size)
+            own[_SMALLEST] = max(int(own[_SMALLEST]), _LARGE - size)
+        epoch = self._counted() if tell else 0
+        own[_SERVED] += size
         return epoch
 
     def set(self, epoch: int) -> bool:
@@ -103,24 +107,17 @@ class Epochs:
         if state[_EACH]:
             return begun
         counts = self._counts.numpy()
-        served = int(counts[:, _SERVED].sum())
-        return begun + served // self._pass() if served else begun
+        served = int(counts[_SERVED].sum())
+        return begun + served // self._pass(counts) if served else begun
 
-    def _pass(self) -> int:
+    def _pass(self, counts: Ints) -> int:
         """Images that a pass serves on this rank, by the sizes of its batches."""
         world = self._rank.world()
         most, least = -(-self._n // world), max(self._n // world, 1)
-        counts = self._counts.numpy()
-        largest = int(counts[:, _LARGEST].max())
-        smallest = int(counts[:, _SMALLEST].min(where=counts[:, _SMALLEST] > 0, initial=largest))
+        largest, smallest = int(counts[_LARGEST].max()), _LARGE - int(counts[_SMALLEST].max())
         if not 0 < largest <= most:
             return most
         if smallest == largest:  # never a smaller one: the last of a pass is left out, if it is
             return most - most % largest
         # The last batch tells what a sampler does that leaves out what ranks cannot share.
         return least if smallest == least % largest != most % largest else most
-
-    @staticmethod
-    def _slot() -> int:
-        worker = worker_number()
-        return 0 if worker is None else 1 + worker % _WORKERS
