@@ -108,6 +108,10 @@ def run_export(
     print(f"{about['set']} ({found}) as {to}: {counted(len(files), 'file')} in {target}")
     pixels = about.get("pixels") or f"{about['space']['space']} space, float32"
     print(f"  pixels: {pixels}; labels: {about['labels']}")
+    if "step_size_is" in about:
+        each = ", ".join("none" if size is None else f"{size:g}" for size in about["step_sizes"])
+        told = about["step_size_is"].partition(";")[0]
+        print(f"  step size: {about['step_size']:g}, {told} ({each})")
     rule = about["decode"]
     if rule["kind"] == "tiles":
         print(

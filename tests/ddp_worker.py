@@ -20,25 +20,42 @@ from moedd_loaders import ExpertBatchSampler, ExpertMix
 WORLD = 2
 
 
-def loader_epochs(workers: int, epochs: int = 3) -> dict[str, Any]:
+def passes(
+    workers: int = 0, context: str | None = None, n: int = 13, **given: Any
+) -> list[list[float]]:
+    """Pixels of four passes by DistributedSampler; fusion is to end after two."""
+    ds = memory(n, fuse=ExpertMix(3, off_epoch=2), seed=3)
+    sampler: Any = DistributedSampler(ds, shuffle=True, seed=7, **given)
+    loader = DataLoader(
+        ds,
+        batch_size=3,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=context,
+    )
+    served = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        served.append(pixels(loader))
+    return served
+
+
+def pixels(loader: Any) -> list[float]:
+    """One pixel of each image of a pass: a whole number where it is as it is in the set."""
+    return [float(x) for images, _ in loader for x in images[:, 0, 0, 0]]
+
+
+def loader_epochs(epochs: int = 3) -> dict[str, Any]:
     """Items by DistributedSampler: rows (labels carry them), batch counts, mixed pixels."""
     ds = memory(20, fuse=None, target_transform=None, return_expert=True)
     fused = memory(20, fuse="mixup", seed=3)
     out: dict[str, Any] = {"rows": [], "counts": [], "pixels": []}
     for epoch in range(epochs):
-        for data, key in ((fused, "pixels"), (ds, "rows"))[: 1 if workers else 2]:
+        for data, key in ((fused, "pixels"), (ds, "rows")):
             sampler: Any = DistributedSampler(data, shuffle=True, seed=7)
             sampler.set_epoch(epoch)
-            context = "spawn" if workers else None
-            batches = list(
-                DataLoader(
-                    data,
-                    batch_size=3,
-                    sampler=sampler,
-                    num_workers=workers,
-                    multiprocessing_context=context,
-                )
-            )
+            batches = list(DataLoader(data, batch_size=3, sampler=sampler))
             out[key].append([float(x) for batch in batches for x in batch[0][:, 0, 0, 0]])
             out["counts"].append(len(batches))
     return out
@@ -69,6 +86,9 @@ def train() -> list[float]:
 
 
 def main(rank: int, folder: Path) -> None:
+    early = memory(13).batches(4)
+    early_sampler = ExpertBatchSampler(torch.arange(40) % 2, 4)
+    ending = memory(13, fuse=ExpertMix(3, off_epoch=2)).batches(4)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
     )
@@ -78,8 +98,7 @@ def main(rank: int, folder: Path) -> None:
     plan = memory(20, fuse="mixup", seed=3).plan(np.arange(20), np.zeros(20, np.int64))
     sampler = ExpertBatchSampler(rows % 2, 4)
     result = {
-        "loader": loader_epochs(0),
-        "spawned": loader_epochs(1, epochs=1),
+        "loader": loader_epochs(),
         "odd": batches_epochs(13, 4),
         "short": batches_epochs(9, 4),
         "one": batches_epochs(5, 1),
@@ -87,6 +106,15 @@ def main(rank: int, folder: Path) -> None:
         "lam": plan.weight[:, 0].tolist(),
         "mixed": mix(images, rows % 3, rows % 2)[0][:, 0, 0, 0].tolist(),
         "balanced": list(sampler),
+        "early": [images[:, 0, 0, 0].tolist() for images, _ in early],
+        "early_balanced": list(early_sampler),
+        "passes": [
+            passes(),
+            passes(2, "fork"),
+            passes(drop_last=True),
+            passes(1, "spawn", n=20),
+            [pixels(ending) for _ in range(4)],
+        ],
         "weights": train(),
     }
     (folder / f"{rank}.json").write_text(json.dumps(result))

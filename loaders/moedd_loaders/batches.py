@@ -48,12 +48,8 @@ class Batches:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = shuffle, drop_last
         self.batch_transform = batch_transform
-        self.rank, self.world = rank_and_world()
         self._kept: _Kept | None = None
-        if len(dataset) < self.world:
-            raise UsageError(
-                f"{len(dataset)} images for {self.world} processes: each needs one at least"
-            )
+        self._settle()
         where = device or "cpu"
         try:
             self._source = dataset.served_targets
@@ -65,15 +61,27 @@ class Batches:
                 raise
             raise UsageError(f"device {str(device)!r} cannot be used here: {error}") from error
 
+    def _settle(self) -> None:
+        """Which share is this process's: as it is now, a process group may begin at any time."""
+        self.rank, self.world = rank_and_world()
+        if len(self.dataset) < self.world:
+            raise UsageError(
+                f"{len(self.dataset)} images for {self.world} processes: each needs one at least"
+            )
+
     def __len__(self) -> int:
-        return len(self._sizes())
+        rank, world = rank_and_world()
+        return len(shares(len(self.dataset), self.batch_size, rank, world, self.drop_last))
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         dataset = self.dataset
+        self._settle()
         if dataset.served_targets is not self._source:  # numbered anew by `align_to`
             self._source, self._kept = dataset.served_targets, None
             self._targets = self._source.to(self._targets.device)
-        for index, images, labels in self._served(dataset.served_counts.next_pass()):
+        ends = dataset.mix is not None and dataset.mix.off_epoch is not None
+        number, epoch = dataset.served_counts.next_pass(), dataset.epochs.begin(tell=ends)
+        for index, images, labels in self._served(number, epoch if ends else number):
             if dataset.target_transform is not None:
                 listed = labels.tolist() if labels.dim() == 1 else labels.unbind(0)
                 labels = default_collate([dataset.target_transform(one) for one in listed])
@@ -86,18 +94,18 @@ class Batches:
     def _resident(self) -> bool:
         return isinstance(self.dataset.images, Tensor)
 
-    def _served(self, number: int) -> Iterator[Batch]:
+    def _served(self, number: int, epoch: int) -> Iterator[Batch]:
         if not self._resident:
-            return self._ahead(self._order(number))
+            return self._ahead(self._order(number), epoch)
         if not self.dataset.finished or self.batch_transform is not None:
-            return self._transformed(self._order(number))
+            return self._transformed(self._order(number), epoch)
         mix = self.dataset.mix
         if mix is not None and mix.lam == "batch":  # the first row of a batch decides
-            return self._fused(number, 1)
+            return self._fused(number, epoch, 1)
         several = _PLANNED // len(self.dataset)
         if several < 2 or sum(self._sizes()) != len(self.dataset):
-            return self._fused(number, max(1, _PLANNED // self.batch_size))
-        return self._planned_before(number, several)
+            return self._fused(number, epoch, max(1, _PLANNED // self.batch_size))
+        return self._planned_before(number, epoch, several)
 
     def _sizes(self) -> list[int]:
         return shares(len(self.dataset), self.batch_size, self.rank, self.world, self.drop_last)
@@ -117,46 +125,48 @@ class Batches:
         for start, end in zip(np.concatenate([[0], ends]), ends, strict=False):
             yield order[start:end]
 
-    def _transformed(self, order: Ints) -> Iterator[Batch]:
+    def _transformed(self, order: Ints, epoch: int) -> Iterator[Batch]:
         for index in self._parts(order):
-            yield self._serve(index, self.dataset.served_counts.take(index))
+            yield self._serve(index, self.dataset.served_counts.take(index), epoch)
 
-    def _ahead(self, order: Ints) -> Iterator[Batch]:
+    def _ahead(self, order: Ints, epoch: int) -> Iterator[Batch]:
         """The next batch is fetched while this one is in use."""
         with ThreadPoolExecutor(1) as pool:
             coming: Any = None
             for index in self._parts(order):
                 served = self.dataset.served_counts.take(index)
-                ready, coming = coming, pool.submit(self._serve, index, served)
+                ready, coming = coming, pool.submit(self._serve, index, served, epoch)
                 if ready is not None:
                     yield ready.result()
             if coming is not None:
                 yield coming.result()
 
-    def _serve(self, index: Ints, served: Ints) -> Batch:
-        transform = self.batch_transform
-        images, labels = self.dataset.serve(index, served, self._images, self._targets, transform)
+    def _serve(self, index: Ints, served: Ints, epoch: int) -> Batch:
+        images, labels = self.dataset.serve(
+            index, served, self._images, self._targets, self.batch_transform, epoch
+        )
         return index, images, labels
 
-    def _fused(self, number: int, together: int) -> Iterator[Batch]:
+    def _fused(self, number: int, epoch: int, together: int) -> Iterator[Batch]:
         """Plans `together` batches at once; what is left per batch is the arithmetic."""
         order, sizes, begin = self._order(number), self._sizes(), 0
         for first in range(0, len(sizes), together):
             group = sizes[first : first + together]
             index = order[begin : begin + sum(group)]
             begin += len(index)
-            planned = self._plan(index, self.dataset.served_counts.peek(index))
+            planned = self._plan(index, self.dataset.served_counts.peek(index), epoch)
             yield from self._blended(planned, 0, group)
 
-    def _planned_before(self, number: int, several: int) -> Iterator[Batch]:
+    def _planned_before(self, number: int, epoch: int, several: int) -> Iterator[Batch]:
         """Plans `several` epochs at once: a small one costs more to plan than to blend."""
-        kept, state = self._kept, self._state()
+        kept, state = self._kept, (epoch - number, *self._state())
         if kept is None or not kept.holds(number, state, self.dataset.served_counts.all()):
-            orders = [self._order(number + later) for later in range(several)]
+            orders = [self._order(number + ahead) for ahead in range(several)]
             index = np.concatenate(orders)
             before = self.dataset.served_counts.all()
-            served = before[index] + np.repeat(np.arange(several), len(orders[0]))
-            kept = _Kept(number, several, state, before, self._plan(index, served))
+            later = np.repeat(np.arange(several), len(orders[0]))
+            plan = self._plan(index, before[index] + later, epoch + later)
+            kept = _Kept(number, several, state, before, plan)
             self._kept = kept
         sizes = self._sizes()
         return self._blended(kept.plan, (number - kept.first) * sum(sizes), sizes)
@@ -168,8 +178,8 @@ class Batches:
         rank = self.dataset.served_counts.rank()
         return self.dataset.seed, rank, self.shuffle, self._sizes(), settings
 
-    def _plan(self, index: Ints, served: Ints) -> _Planned:
-        plan, device = self.dataset.plan(index, served), self._targets.device
+    def _plan(self, index: Ints, served: Ints, epoch: Ints | int) -> _Planned:
+        plan, device = self.dataset.plan(index, served, epoch=epoch), self._targets.device
         parts = (np.column_stack([index, plan.partner]), plan.weight, plan.box)
         rows, weight, box = (_sent(part, device) for part in parts)
         assert rows is not None

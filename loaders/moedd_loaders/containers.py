@@ -38,7 +38,8 @@ def check_containers(stored: StoredSet) -> None:
                 first = row
                 name = parquet_path(shard, shards) if kind == "parquet" else tar_path(shard)
                 path = stored.folder / name
-                rows = expected.parquet(path) if kind == "parquet" else tar_rows(path)
+                left = expected.first(entry.id + 1) - first
+                rows = expected.parquet(path, left) if kind == "parquet" else tar_rows(path)
                 for found in rows:
                     expected.compare(path, row, entry.id, found)
                     row += 1
@@ -67,9 +68,9 @@ class _Expected:
     def first(self, expert: int) -> int:
         return self.starts[expert]
 
-    def parquet(self, path: Path) -> Any:
+    def parquet(self, path: Path, rows: int) -> Any:
         # A PNG of noise is a little larger than its pixels.
-        return parquet_rows(path, self.manifest.classes, 2 * self.views[:1].nbytes + 4096)
+        return parquet_rows(path, self.manifest.classes, 2 * self.views[:1].nbytes + 4096, rows)
 
     def compare(self, path: Path, row: int, expert: int, found: dict[str, Any]) -> None:
         if row >= self.starts[expert + 1]:
@@ -86,7 +87,7 @@ class _Expected:
         for key, value in wanted.items():
             if key in found and found[key] != value:
                 raise InvalidSetError(
-                    f"{path}, row {self.ids[row]}: {key} is {found[key]!r}, "
+                    f"{path}, row {self.ids[row]}: {key} is {_shown(found[key])}, "
                     f"the tensors say {value!r}"
                 )
         where = f"{path}, row {self.ids[row]}"
@@ -99,6 +100,12 @@ class _Expected:
             pixels = _decode_npy(where, found["npy"], self.images[row].shape)
             if pixels.tobytes() != self.images[row].tobytes():
                 raise InvalidSetError(f"{where}: the .npy pixels differ from the tensors")
+
+
+def _shown(value: Any) -> str:
+    """A foreign value in a sentence, however long it is."""
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 120 else f"{text[:100]}…"
 
 
 def _decode_png(where: str, data: bytes | None, shape: tuple[int, ...]) -> np.ndarray:

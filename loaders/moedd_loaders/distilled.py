@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from moedd_loaders.adapt import EvalTransform, Form, check_dtype
 from moedd_loaders.align import class_numbers
 from moedd_loaders.checks import check_batch
+from moedd_loaders.epochs import Epochs
 from moedd_loaders.errors import UsageError
 from moedd_loaders.fuse import ExpertMix, mix_for
 from moedd_loaders.items import Items
@@ -109,6 +110,7 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
         # Copies, not views: handing a tensor to a spawned worker moves it and frees its old memory.
         self._experts = experts.cpu().numpy().copy()
         self.served_counts = Served(len(experts))
+        self.epochs = Epochs(len(experts), self.served_counts.rank)
         self._set_labels(labels, soft_labels, classes)
 
     def _set_labels(
@@ -136,10 +138,13 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return self.__getitems__([operator.index(index)])[0]
+        return self._items([operator.index(index)], batched=False)[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
         """A batch at once, as DataLoader's fetcher asks for it: B items as `ds[i]` gives them."""
+        return self._items(indices, batched=True)
+
+    def _items(self, indices: Sequence[int], batched: bool) -> list[tuple[Any, ...]]:
         index = np.array([operator.index(i) for i in indices], dtype=np.int64)
         outside = (index < -len(self)) | (index >= len(self))
         if outside.any():
@@ -150,8 +155,13 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
             images: Any = [self.transform(image) for image in self._taken(self.images, rows)]
             labels = self.served_targets[rows]
         else:
-            served = self.served_counts.take(index) if self.mix else index
-            images, labels = self.serve(index, served, self.images, self.served_targets)
+            served, epoch = index, 0
+            if self.mix is not None:
+                served = self.served_counts.take(index)
+                epoch = self.epochs.of(indices, batched, self.mix.off_epoch is not None)
+            images, labels = self.serve(
+                index, served, self.images, self.served_targets, epoch=epoch
+            )
         parts: list[Any] = [images, labels]
         if self.return_expert:
             parts.append(torch.from_numpy(self._experts[index]))
@@ -177,8 +187,8 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
         and (B,) int64, or (B, classes) float32 as for single items, with the same draws; with
         `return_expert` also (B,) int64 expert ids.
 
-        In a distributed run (`torch.distributed` is initialised) every rank gets its share of each
-        epoch: every image once over all ranks, equally many batches on each.
+        In a distributed run (`torch.distributed` is initialised when iteration begins) every rank
+        gets its share of each epoch: every image once over all ranks, equally many batches on each.
 
         Args:
             batch_size: at least 1; the last batch is smaller unless `drop_last`. Of each rank.
@@ -203,7 +213,8 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
         """
         index = np.arange(len(self))
         served = self.served_counts.take(index) if self.mix else index
-        images, labels = self.serve(index, served, self.images, self.served_targets)
+        epoch = self.epochs.begin()
+        images, labels = self.serve(index, served, self.images, self.served_targets, epoch=epoch)
         images = images.cpu().float() if images.dtype == torch.bfloat16 else images.cpu()
         pixels = images.movedim(1, 3).contiguous().numpy() if channels_last else images.numpy()
         targets = labels.cpu().numpy()
@@ -238,10 +249,19 @@ class DistilledDataset(Serving, Dataset[tuple[Any, ...]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw as after `epoch` full epochs, for resuming. Not needed from epoch to epoch."""
+        """Say that this epoch begins, from 0: draws and `off_epoch` go on as after so many.
+
+        Call it at the start of every epoch, as one does for samplers: then only what is announced
+        counts, however long a pass of your sampler is. Or call it once to resume: epochs are
+        counted from there on. DataLoader workers hear of it, persistent ones too. Without any call
+        epochs are counted from 0 (docs/loading.md says how).
+        """
         if operator.index(epoch) < 0:
             raise UsageError(f"epoch is {epoch}, expected 0 or more")
-        self.served_counts.set(epoch)
+        if self.epochs.set(epoch):
+            self.served_counts.at_least(epoch)
+        else:
+            self.served_counts.set(epoch)
 
     def __repr__(self) -> str:
         name = self.manifest.name if self.manifest else "images in memory"

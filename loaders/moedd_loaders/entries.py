@@ -21,13 +21,15 @@ from moedd_loaders.names import is_slug
 __all__ = ["check_entries", "check_shards"]
 
 
-def check_entries(folder: Path, manifest: Manifest) -> None:
+def check_entries(path: Path | str, manifest: Manifest) -> None:
     """Check everything in the manifest that training depends on; no file but it is looked at.
+
+    Args:
+        path: of the manifest, or its address.
 
     Raises:
         InvalidSetError: names the entry and what is wrong with it.
     """
-    path = folder / MANIFEST
     source = manifest.source
     if not is_slug(manifest.name):
         raise InvalidSetError(
@@ -44,6 +46,7 @@ def check_entries(folder: Path, manifest: Manifest) -> None:
         raise InvalidSetError(f"{path} names the class {twice!r} more than once")
     for entry in manifest.experts:
         _check_expert(path, entry, manifest)
+    _check_room(path, manifest)
 
 
 def check_shards(folder: Path, manifest: Manifest) -> None:
@@ -60,7 +63,19 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
         raise InvalidSetError(f"{path} does not list {TENSORS}")
 
 
-def _check_expert(path: Path, entry: ExpertEntry, manifest: Manifest) -> None:
+def _check_room(path: Path | str, manifest: Manifest) -> None:
+    """Counts that no file has room for are refused before memory is taken for their rows."""
+    rows = sum(sum(entry.stored_per_class) for entry in manifest.experts)
+    entered = manifest.files.get(TENSORS)
+    needed = 4 * rows * math.prod(manifest.shape)
+    if entered is not None and entered.size < needed:
+        raise InvalidSetError(
+            f"{path} counts {rows:,} images, whose pixels are {needed:,} bytes, and lists "
+            f"{TENSORS} with {entered.size:,}"
+        )
+
+
+def _check_expert(path: Path | str, entry: ExpertEntry, manifest: Manifest) -> None:
     channels, height, width = manifest.shape
     factor = decode_factor(entry.decode)
     if factor > min(height, width):
@@ -92,7 +107,9 @@ def _check_expert(path: Path, entry: ExpertEntry, manifest: Manifest) -> None:
         raise InvalidSetError(f"{path} does not list {space.matrix}, matrix of expert {entry.id}")
 
 
-def _check_constants(path: Path, who: str, mean: Sequence[float], std: Sequence[float]) -> None:
+def _check_constants(
+    path: Path | str, who: str, mean: Sequence[float], std: Sequence[float]
+) -> None:
     if not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise InvalidSetError(
             f"{path}: {who} has mean {list(mean)} and std {list(std)}, expected finite numbers and "

@@ -78,7 +78,8 @@ class ExpertMix(torch.nn.Module):
     Call: `(images, labels, experts, pool=None) -> (images', labels')` with images (B, C, H, W)
     float, labels (B,) int64 or (B, classes) float, experts (B,) int64. Returns images of the same
     shape, dtype and device and labels (B, classes) float32, **also** with mode "none", so that
-    the loss (`F.cross_entropy`) never branches. Inputs are never written to. It takes a place in
+    the loss (`F.cross_entropy`) never branches. Inputs are never written to, and what is returned
+    is new memory, mixed or not. It takes a place in
     `torchvision.transforms.v2.Compose` as `v2.MixUp` does, and may be called inside a
     `collate_fn` (see `MixCollate`): workers and ranks draw from streams of their own.
 
@@ -103,7 +104,7 @@ class ExpertMix(torch.nn.Module):
             the worker and the worker's calls so far decide instead.
         off_epoch: nothing is mixed from this epoch (from 0) on, so that training ends on images as
             they are; labels stay float rows. Announce epochs with `set_epoch`; a data set counts
-            for itself, sample by sample.
+            for itself, if nobody calls its own `set_epoch`.
 
     Raises:
         UsageError (a ValueError): arguments or inputs that cannot be meant (integer images, labels
@@ -234,7 +235,7 @@ class ExpertMix(torch.nn.Module):
             source_labels = _join_labels(labels, pool.labels.to(device)[taken], classes)
         weight = _tensor(plan.weight, device)
         box = None if plan.box is None else _tensor(plan.box, device)
-        mixed = blend_images(source, index, weight, box) if plan.mixed.any() else images
+        mixed = blend_images(source, index, weight, box) if plan.mixed.any() else images.clone()
         if self.same_class and labels.dim() == 1:
             index, weight = index[:, :1], torch.ones_like(weight[:, :1])
         targets = blend_labels(source_labels, index, weight, classes)

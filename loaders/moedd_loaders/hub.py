@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import (
     ConflictError,
     MoeddError,
@@ -123,7 +124,9 @@ def _download(name: HubName, commit: str, endpoint: str | None) -> Fetched:
         manifest = Path(_file(name, MANIFEST, name.revision, endpoint))
         if manifest.parent.name != commit:  # moved between two requests
             manifest = Path(_file(name, MANIFEST, commit, endpoint))
-        for path in tensor_files(read_manifest(manifest.parent)):
+        described = read_manifest(manifest.parent)
+        check_entries(manifest, described)  # before anything large is fetched
+        for path in tensor_files(described):
             _file(name, path, commit, endpoint)
     except MoeddError:
         raise

@@ -16,12 +16,15 @@ _ROOM = 16_000_000
 """Bytes that a shard may unpack to beyond what its rows' pixels can need."""
 
 
-def parquet_rows(path: Path, classes: Sequence[str], most: int) -> Iterator[dict[str, Any]]:
+def parquet_rows(
+    path: Path, classes: Sequence[str], most: int, rows: int
+) -> Iterator[dict[str, Any]]:
     """Rows in order, the image as `png` bytes.
 
     Args:
         classes: names that the label column must declare.
         most: bytes that one row can need (its uncompressed pixels and some).
+        rows: how many rows the file can hold, by the manifest; what the file says is not believed.
 
     Raises:
         InvalidSetError: not a Parquet file; other columns or classes; more rows or bytes than the
@@ -30,27 +33,34 @@ def parquet_rows(path: Path, classes: Sequence[str], most: int) -> Iterator[dict
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         # One file: with the path alone, pyarrow would look for partitions in the folder's name.
         with pq.ParquetFile(path) as file:
-            _check_footer(path, file, classes, most)
-            table = file.read()
+            _check_footer(path, file, classes, most, rows)
+            # One row at a time: a dictionary may stand for a large value in every one of them.
+            for batch in file.iter_batches(1, use_threads=False):
+                for row in batch.to_pylist():
+                    yield _plain_row(path, number, row)
+                    number += 1
     except InvalidSetError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise InvalidSetError(f"{path} is not a readable Parquet file: {first}") from None
-    for number, row in enumerate(table.to_pylist()):
-        image = row.pop("image") or {}
-        if image.get("path"):
-            raise InvalidSetError(
-                f"{path}, row {number} names the image file {image['path']!r}: a set holds the "
-                "bytes of its images, never paths"
-            )
-        yield {**row, "png": image.get("bytes")}
 
 
-def _check_footer(path: Path, file: Any, classes: Sequence[str], most: int) -> None:
+def _plain_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    image = row.pop("image") or {}
+    if image.get("path"):
+        raise InvalidSetError(
+            f"{path}, row {number} names the image file {image['path']!r}: a set holds the "
+            "bytes of its images, never paths"
+        )
+    return {**row, "png": image.get("bytes")}
+
+
+def _check_footer(path: Path, file: Any, classes: Sequence[str], most: int, rows: int) -> None:
     import pyarrow as pa
 
     schema = file.schema_arrow
@@ -64,11 +74,17 @@ def _check_footer(path: Path, file: Any, classes: Sequence[str], most: int) -> N
     footer = file.metadata
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     unpacked = sum(group.total_byte_size for group in groups)
-    allowed = footer.num_rows * most + _ROOM
+    counted = sum(group.num_rows for group in groups)
+    if max(footer.num_rows, counted) > rows:
+        raise InvalidSetError(
+            f"{path} holds {max(footer.num_rows, counted):,} rows, and the manifest leaves it "
+            f"{rows:,} at most"
+        )
+    allowed = rows * most + _ROOM
     if unpacked > allowed:
         raise InvalidSetError(
-            f"{path} would unpack to {unpacked:,} bytes, and its {footer.num_rows} rows need at "
-            f"most {allowed:,}"
+            f"{path} would unpack to {unpacked:,} bytes, and its {rows} rows need at most "
+            f"{allowed:,}"
         )
 
 

@@ -27,11 +27,12 @@ def worker_number() -> int | None:
 class SentRank:
     """The rank, known in spawned DataLoader workers too, where no process group runs.
 
-    A worker gets its data set pickled by the process that it works for; the rank travels along.
+    A worker gets its data set pickled by the process that it works for; the rank and the number of
+    ranks travel along.
     """
 
     def __init__(self) -> None:
-        self._sent = 0
+        self._sent, self._sent_world = 0, 1
 
     def __call__(self) -> int:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -42,5 +43,11 @@ class SentRank:
             return int(told)
         return self._sent if worker_number() is not None else 0
 
+    def world(self) -> int:
+        """The number of ranks among which samplers share a data set; 1 without a process group."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size()
+        return self._sent_world if worker_number() is not None else 1
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"_sent": self()}
+        return {"_sent": self(), "_sent_world": self.world()}

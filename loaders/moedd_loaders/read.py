@@ -14,9 +14,10 @@ from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import file_sha256, row_id
 from moedd_loaders.identity import check_training
-from moedd_loaders.manifest import TENSORS, Manifest
+from moedd_loaders.manifest import CHECKSUMS, MANIFEST, TENSORS, Manifest
+from moedd_loaders.sums import check_manifest_sum
 
-__all__ = ["StoredSet", "check_file", "expected_rows", "read_tensors"]
+__all__ = ["StoredSet", "check_file", "check_soft_labels", "expected_rows", "read_tensors"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     """The rows of the set in `folder`, checked against its manifest.
 
     Args:
-        verify: also compare the file's sha256, and the hash of everything that training depends
-            on (shapes, counts and values always are checked).
+        verify: also compare the file's sha256, the hash of everything that training depends on
+            and, where there is a `checksums.sha256`, that of the manifest (shapes, counts and
+            values always are checked).
 
     Raises:
         InvalidSetError: the file is missing, damaged, or does not hold what the manifest says.
     """
     folder = Path(folder)
-    check_entries(folder, manifest)
+    check_entries(folder / MANIFEST, manifest)
     path = folder / TENSORS
     if verify or not path.is_file():
         check_file(folder, TENSORS, manifest)
@@ -79,8 +81,14 @@ def read_tensors(folder: Path | str, manifest: Manifest, verify: bool = True) ->
     )
     _check_shapes(path, stored)
     _check_rows(path, stored)
+    if stored.soft_labels is not None:
+        check_soft_labels(path, stored.soft_labels, stored.experts, stored.labels, stored.k)
     if verify:
         check_training(stored)
+        sums = folder / CHECKSUMS  # of a set elsewhere it is not fetched
+        if sums.is_file():
+            described = (folder / MANIFEST).read_bytes()
+            check_manifest_sum(described, folder / MANIFEST, sums.read_bytes(), sums)
     return stored
 
 
@@ -128,9 +136,28 @@ def _check_shapes(path: Path, stored: StoredSet) -> None:
         raise InvalidSetError(
             f"{path} {there} soft labels, the manifest says {manifest.labels.kind} labels"
         )
-    for key in ("images", "soft_labels"):
-        if key in expected and not bool(torch.isfinite(expected[key][0]).all()):
-            raise InvalidSetError(f"{path}: '{key}' holds NaN or infinity")
+    if not bool(torch.isfinite(stored.images).all()):
+        raise InvalidSetError(f"{path}: 'images' holds NaN or infinity")
+
+
+def check_soft_labels(
+    path: Path | str, soft: Tensor, experts: Tensor, labels: Tensor, k: Tensor
+) -> None:
+    """Check soft labels (N, classes) of the rows with these (N,) experts, labels and k.
+
+    Raises:
+        InvalidSetError: a row is no probability distribution; names it.
+    """
+    if not bool(torch.isfinite(soft).all()):
+        raise InvalidSetError(f"{path}: 'soft_labels' holds NaN or infinity")
+    wrong = (soft < 0).any(1) | ((soft.sum(1) - 1).abs() > 1e-3)
+    if bool(wrong.any()):
+        row = int(torch.argmax(wrong.int()))
+        name = row_id(int(experts[row]), int(labels[row]), int(k[row]))
+        raise InvalidSetError(
+            f"{path}: the soft label of row {name} is no probability distribution (no negative "
+            "number, a sum of 1)"
+        )
 
 
 def expected_rows(manifest: Manifest, where: Path | str) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from moedd_loaders.draws import key
+from moedd_loaders.epochs import EpochRows
 from moedd_loaders.errors import UsageError
 from moedd_loaders.partners import Ints
 from moedd_loaders.ranks import rank_and_world
@@ -30,14 +31,16 @@ class ExpertBatchSampler(Sampler[list[int]]):
     least once. Where `batch_size` is no multiple of K, experts take turns at the places left over.
 
     In a distributed run every rank gets each world-th batch, equally many (some repeated from the
-    beginning, if they do not divide). Draws depend on (seed, epoch), epochs count themselves.
+    beginning, if they do not divide). Draws depend on (seed, epoch), epochs count themselves, and
+    a `DistilledDataset` hears of them with each batch.
 
     Args:
         experts: (N,) expert ids, e.g. `ds.experts`.
         batch_size: of each rank; at least the number of experts.
         labels: (N,) classes: within an expert, classes take turns too. Without them, any order.
         seed: of the order.
-        rank, world: of this process; those of the running process group by default.
+        rank, world: of this process; by default those of the process group that runs when an epoch
+            begins.
 
     Raises:
         UsageError: a batch too small for all experts.
@@ -66,22 +69,29 @@ class ExpertBatchSampler(Sampler[list[int]]):
                 f"batch_size is {batch_size} and there are {len(self._rows)} experts: a batch must "
                 "hold one image of each at least"
             )
-        place, count = rank_and_world()
-        self._place = place if rank is None else rank, count if world is None else world
-        if not 0 <= self._place[0] < self._place[1]:
-            raise UsageError(f"rank is {self._place[0]} of {self._place[1]}, expected 0 or more")
+        self._given = rank, world
+        self._place()
         self._classes, self.batch_size, self.seed = classes, batch_size, seed
         self._epoch = 0
 
     def __len__(self) -> int:
-        return -(-self._total // self._place[1])
+        return -(-self._total // self._place()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, world = self._place
-        batches = self._batches(np.random.default_rng(key(self.seed, _STREAM + self._epoch)))
+        (rank, world), epoch = self._place(), self._epoch
+        batches = self._batches(np.random.default_rng(key(self.seed, _STREAM + epoch)))
         self._epoch += 1
-        for number in range(len(self)):
-            yield batches[(number * world + rank) % len(batches)]
+        for number in range(-(-self._total // world)):
+            yield EpochRows(batches[(number * world + rank) % len(batches)], epoch)
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of ranks), as it is now: a process group may begin at any time."""
+        place, count = rank_and_world()
+        rank, world = self._given
+        found = place if rank is None else rank, count if world is None else world
+        if not 0 <= found[0] < found[1]:
+            raise UsageError(f"rank is {found[0]} of {found[1]}, expected 0 or more")
+        return found
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the order of this epoch next, for resuming; epochs count on from there."""

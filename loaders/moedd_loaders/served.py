@@ -77,6 +77,11 @@ class Served:
         """As after `epoch` full epochs."""
         self._counts.fill_(epoch)
 
+    def at_least(self, epoch: int) -> None:
+        """As after `epoch` full epochs, but what was served more often stays so."""
+        self._counts.clamp_(min=epoch)
+        self._counts[-1] = epoch
+
 
 class Calls:
     """The epoch of a batch transform, and its calls in each DataLoader worker, shared by all.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moedd_loaders.blend import blend_images, blend_labels
 from moedd_loaders.draws import Draws, of_rank
+from moedd_loaders.epochs import Epochs
 from moedd_loaders.errors import UsageError
 from moedd_loaders.fuse import ExpertMix
 from moedd_loaders.partners import Groups, Ints
@@ -49,6 +50,7 @@ class Serving:
     seed: int
     mix: ExpertMix | None
     served_counts: Served
+    epochs: Epochs
     _normalize: bool
     _labels: Ints
     _experts: Ints
@@ -93,8 +95,17 @@ class Serving:
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
-    def plan(self, index: Ints, served: Ints, size: tuple[int, int] | None = None) -> MixPlan:
-        """What becomes of the samples `index`, each served `served` times before."""
+    def plan(
+        self,
+        index: Ints,
+        served: Ints,
+        size: tuple[int, int] | None = None,
+        epoch: Ints | int | None = None,
+    ) -> MixPlan:
+        """What becomes of the samples `index`, each served `served` times before.
+
+        `epoch`, of all or of each, decides whether fusion is over; without it, `served` does.
+        """
         if self.mix is None:
             return unmixed(len(index))
         return self.mix.plan(
@@ -103,7 +114,7 @@ class Serving:
             self._labels[index],
             self._groups,
             size or (self.images.shape[-2], self.images.shape[-1]),
-            served,
+            served if epoch is None else epoch,
         )
 
     def serve(
@@ -113,10 +124,11 @@ class Serving:
         images: Tensor | ImageSource,
         targets: Tensor,
         batch_transform: Callable[[Tensor], Tensor] | None = None,
+        epoch: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One fused batch out of `images` and `targets` (the whole set, on any device)."""
         # Copies are not waited for: a GPU goes on with what it was given before.
-        plan, device = self.plan(index, served), targets.device
+        plan, device = self.plan(index, served, epoch=epoch), targets.device
         rows = torch.from_numpy(np.column_stack([index, plan.partner]))
         rows = rows.to(device, non_blocking=True)
         place = rows
@@ -125,7 +137,7 @@ class Serving:
             images = taken if batch_transform is None else batch_transform(taken)
             place = torch.arange(len(images), device=device).view_as(rows)
             if plan.box is not None:  # another size has other boxes, of the same draws
-                plan = self.plan(index, served, (images.shape[-2], images.shape[-1]))
+                plan = self.plan(index, served, (images.shape[-2], images.shape[-1]), epoch)
         assert isinstance(images, Tensor)
         weight = torch.from_numpy(plan.weight).to(device, non_blocking=True)
         box = None

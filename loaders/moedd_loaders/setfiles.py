@@ -13,6 +13,7 @@ from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.hashes import file_sha256
 from moedd_loaders.manifest import CHECKSUMS, MANIFEST, Manifest
 from moedd_loaders.read import check_file
+from moedd_loaders.sums import parse_checksums
 
 __all__ = ["check_files", "check_json"]
 
@@ -123,19 +124,8 @@ def _check_checksums(folder: Path, manifest: Manifest) -> None:
 
 def _read_checksums(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        return parse_checksums(path.read_bytes(), path)
     except FileNotFoundError:
         raise InvalidSetError(f"{path} is missing") from None
     except IsADirectoryError:
         raise InvalidSetError(f"{path} is a folder, expected a file") from None
-    except UnicodeDecodeError:
-        raise InvalidSetError(f"{path} is not text") from None
-    sums: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match is None:
-            raise InvalidSetError(f"{path}, line {number} is not '<sha256>  <path>'")
-        if match[2] in sums:
-            raise InvalidSetError(f"{path}, line {number} lists {match[2]} a second time")
-        sums[match[2]] = match[1]
-    return sums

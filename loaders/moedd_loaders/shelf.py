@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import (
     AuthError,
     InvalidSetError,
@@ -114,6 +115,7 @@ def _copy(system: Any, path: str, url: str, place: Path, described: bytes) -> Pa
     """The set of this manifest in a folder of its own; `current` names the newest one."""
     shown = plain_url(url)
     manifest = parse_manifest(described, f"{shown}/{MANIFEST}")
+    check_entries(f"{shown}/{MANIFEST}", manifest)  # before anything large is fetched
     folder = place / hashlib.sha256(described).hexdigest()[:16]
     try:
         if not (folder / MANIFEST).is_file():

@@ -9,6 +9,7 @@ as those of the set in memory.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -19,13 +20,24 @@ from torch import Tensor
 
 from moedd_loaders.adapt import Form
 from moedd_loaders.decode import decode_factor
+from moedd_loaders.entries import check_entries
 from moedd_loaders.errors import InvalidSetError, SetNotFoundError
-from moedd_loaders.manifest import MANIFEST, TENSORS, Manifest, NoDecode, parse_manifest, tar_path
+from moedd_loaders.identity import check_rules
+from moedd_loaders.manifest import (
+    CHECKSUMS,
+    MANIFEST,
+    TENSORS,
+    Manifest,
+    NoDecode,
+    parse_manifest,
+    tar_path,
+)
 from moedd_loaders.partners import Ints
 from moedd_loaders.ranges import ByteRanges, LocalRanges, RemoteRanges
-from moedd_loaders.read import expected_rows
+from moedd_loaders.read import check_soft_labels, expected_rows
 from moedd_loaders.resolve import resolve
 from moedd_loaders.streamed import Place, StreamedImages, npy_prefix
+from moedd_loaders.sums import check_manifest_sum
 from moedd_loaders.tarindex import Shard, check_sizes, index_shards
 from moedd_loaders.training import TrainingRows
 
@@ -80,17 +92,28 @@ def stream(
     """The training rows of the chosen experts, in the order in which they are when loaded whole.
 
     Args:
-        verify: compare the sizes of the tars with the manifest. The rows are checked either way,
-            as far as they are read: ids, form, finite pixels.
+        verify: compare the sizes of the tars with the manifest, the manifest with the hash of its
+            rules and with `checksums.sha256` where there is one. The manifest and the rows are
+            checked either way, the rows as far as they are read: ids, form, finite pixels.
 
     Raises:
-        InvalidSetError: a tar is missing, of another size, or does not hold the rows that the
-            manifest counts.
+        InvalidSetError: a manifest that cannot be meant; a tar is missing, of another size, or does
+            not hold the rows that the manifest counts.
     """
-    labels, ids, k = expected_rows(manifest, files.where(MANIFEST))
-    shards = _shards(files, manifest, labels.numpy(), k.numpy(), experts)
+    described = files.where(MANIFEST)
+    check_entries(described, manifest)
+    sizes = _tar_sizes(files, manifest, experts)
     if verify:
-        check_sizes(files, shards)
+        check_sizes(files, sizes)
+    labels, ids, k = expected_rows(manifest, described)
+    soft = None
+    if manifest.labels.kind == "soft":
+        soft = _soft_labels(files, manifest)
+        check_soft_labels(files.where(TENSORS), soft, ids, labels, k)
+    if verify:
+        check_rules(described, manifest, soft)
+        _check_sum(files)
+    shards = _shards(files, manifest, labels.numpy(), k.numpy(), experts)
     pixel_bytes = len(npy_prefix(manifest.shape)) + 4 * int(np.prod(manifest.shape))
     offsets = index_shards(files, shards, pixel_bytes)
     place = Place(len(labels))
@@ -113,8 +136,42 @@ def stream(
         fill=manifest.source.mean,
         form=form or Form(manifest.shape),
     )
-    soft = _soft_labels(files, manifest) if manifest.labels.kind == "soft" else None
     return TrainingRows(images, labels[chosen], ids[chosen], None if soft is None else soft[chosen])
+
+
+def _tar_sizes(files: ByteRanges, manifest: Manifest, experts: Sequence[int]) -> dict[str, int]:
+    """Bytes of the tars of the chosen experts; each expert's must have room for its rows.
+
+    Only then is memory taken for the rows.
+    """
+    sizes: dict[str, int] = {}
+    for entry in manifest.experts:
+        tars = [tar_path(number) for number in entry.shards]
+        unlisted = next((name for name in tars if name not in manifest.files), None)
+        if unlisted is not None:
+            raise InvalidSetError(
+                f"{files.where(MANIFEST)} does not list {unlisted}: fetch the set again"
+            )
+        listed = {name: manifest.files[name].size for name in tars}
+        rows, room = sum(entry.stored_per_class), sum(listed.values())
+        needed = 4 * rows * math.prod(manifest.shape)
+        if room < needed:
+            raise InvalidSetError(
+                f"{files.where(MANIFEST)} counts {rows:,} images of expert {entry.id}, whose "
+                f"pixels are {needed:,} bytes, and lists its tars with {room:,}"
+            )
+        if entry.id in experts:
+            sizes.update(listed)
+    return sizes
+
+
+def _check_sum(files: ByteRanges) -> None:
+    try:
+        sums = files.fetch(CHECKSUMS)
+    except FileNotFoundError:
+        return
+    described = files.fetch(MANIFEST)
+    check_manifest_sum(described, files.where(MANIFEST), sums, files.where(CHECKSUMS))
 
 
 def _shards(
@@ -128,10 +185,10 @@ def _shards(
         for number in entry.shards:
             name = tar_path(number)
             rows = range(start, min(end, start + lengths.get(name, 0)))
-            entered = manifest.files.get(name)
-            if not rows or entered is None:
+            entered = manifest.files[name]
+            if not rows:
                 raise InvalidSetError(
-                    f"{files.where(_INFO)} or the manifest do not list {name}: fetch the set again"
+                    f"{files.where(_INFO)} does not list {name}: fetch the set again"
                 )
             if entry.id in experts:
                 part = slice(rows.start, rows.stop)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -60,28 +60,28 @@ class Shard:
             yield row_id(self.expert, label, k)
 
 
-def check_sizes(files: ByteRanges, shards: Sequence[Shard]) -> None:
-    """Compare the tars' sizes with the manifest's.
+def check_sizes(files: ByteRanges, sizes: Mapping[str, int]) -> None:
+    """Compare the tars' sizes with the manifest's, by name.
 
     Raises:
         InvalidSetError: one is missing or has another size.
     """
 
-    def check(shard: Shard) -> None:
+    def check(name: str) -> None:
         try:
-            size = files.size(shard.name)
+            size = files.size(name)
         except FileNotFoundError:
             raise InvalidSetError(
-                f"{files.where(shard.name)} is missing: fetch or make the set again"
+                f"{files.where(name)} is missing: fetch or make the set again"
             ) from None
-        if size not in (-1, shard.size):
+        if size not in (-1, sizes[name]):
             raise InvalidSetError(
-                f"{files.where(shard.name)} has {size} bytes, its manifest says {shard.size}: it "
+                f"{files.where(name)} has {size} bytes, its manifest says {sizes[name]}: it "
                 "was truncated or edited; fetch or make the set again"
             )
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(check, shards))
+        list(pool.map(check, sizes))
 
 
 def index_shards(files: ByteRanges, shards: Sequence[Shard], pixel_bytes: int) -> list[Offsets]:

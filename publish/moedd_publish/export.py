@@ -94,7 +94,7 @@ def _write_about(folder: Path, manifest: Manifest, rows: ExportRows, about: dict
         "experts": [entry.method for entry in manifest.experts],
         "source": manifest.source.data,
         "license": manifest.source.license,
-        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files[:1000]},
+        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
     }
     put(folder / ABOUT, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -44,6 +44,7 @@ def write_tensors(
     if step_size is not None:
         torch.save(torch.tensor(step_size), folder / names[2])
         about["step_size"] = step_size
+        about.update(_several(manifest))
     if space.mean is not None and space.matrix is not None:
         tensors = {"mean": space.mean, "matrix": space.matrix.contiguous()}
         save_file(tensors, folder / "whitening.safetensors", metadata={"format": "pt"})
@@ -52,11 +53,28 @@ def write_tensors(
 
 
 def learned_step_size(manifest: Manifest) -> float | None:
-    """The experts' learned step size; of several the geometric mean, since it scales."""
+    """The experts' learned step size; of several the geometric mean, since it scales.
+
+    Sizes that have no such mean, for one is not positive: the first.
+    """
     sizes = [entry.step_size for entry in manifest.experts if entry.step_size is not None]
     if not sizes or len(set(sizes)) == 1 or min(sizes) <= 0:
         return sizes[0] if sizes else None
     return math.exp(sum(map(math.log, sizes)) / len(sizes))
+
+
+def _several(manifest: Manifest) -> dict[str, Any]:
+    """What the one step size stands for, where experts have several, or some have none."""
+    sizes = [entry.step_size for entry in manifest.experts]
+    if len(set(sizes)) == 1:
+        return {}
+    known = [size for size in sizes if size is not None]
+    one = "the first" if min(known) <= 0 else "the geometric mean"
+    one = "the one" if len(set(known)) == 1 else one
+    return {
+        "step_sizes": sizes,
+        "step_size_is": f"{one} of the experts' learned step sizes; step_sizes has each expert's",
+    }
 
 
 def _labels(to: str, manifest: Manifest, rows: ExportRows) -> tuple[Tensor, str]:

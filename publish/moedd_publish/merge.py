@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moedd_loaders.errors import DataError, UsageError
-from moedd_loaders.hashes import to_view
 from moedd_loaders.manifest import ExpertEntry, Manifest, Provenance, Source, read_manifest
 from moedd_loaders.names import is_slug
 from moedd_loaders.read import StoredSet, check_file, read_tensors
@@ -183,24 +182,41 @@ def _check_alike(first: Manifest, other: Manifest) -> None:
 
 
 def _check_distinct(parts: Sequence[StoredSet]) -> None:
-    """No image may be in two sets; the 8-bit view decides, so that rounding hides nothing."""
-    seen: dict[bytes, tuple[str, str]] = {}
+    """No image may be in two sets. Stored values decide; what a conversion rounds hides nothing."""
+    seen: dict[bytes, list[_Seen]] = {}
     for number, part in enumerate(parts):
-        found: dict[bytes, tuple[str, str]] = {}
-        twice: list[tuple[str, tuple[str, str]]] = []
-        for row, pixels in zip(part.ids, to_view(part.images), strict=True):
-            digest = hashlib.sha256(pixels.numpy().tobytes()).digest()
-            if digest in seen:
-                twice.append((row, seen[digest]))
-            found[digest] = (f"{part.manifest.name} (set {number + 1})", row)
+        found: dict[bytes, list[_Seen]] = {}
+        twice: list[tuple[str, _Seen]] = []
+        for row, pixels in zip(part.ids, part.images, strict=True):
+            # 8-bit steps find candidates; not clipped, as different images may clip to one.
+            steps = (pixels.double() * 255).round() + 0.0  # no -0
+            digest = hashlib.sha256(steps.numpy().tobytes()).digest()
+            same = [other for other in seen.get(digest, []) if _same(other.pixels, pixels)]
+            twice += [(row, other) for other in same[:1]]
+            name = f"{part.manifest.name} (set {number + 1})"
+            found.setdefault(digest, []).append(_Seen(name, row, pixels))
         if twice:
-            row, (name, other) = twice[0]
+            row, other = twice[0]
             more = f", and {len(twice) - 1} more" if len(twice) > 1 else ""
             raise DataError(
-                f"image {row} of {part.manifest.name} (set {number + 1}) is image {other} of "
-                f"{name}{more}: the same images twice are no second expert"
+                f"image {row} of {part.manifest.name} (set {number + 1}) is image {other.row} of "
+                f"{other.name}{more}: the same images twice are no second expert"
             )
-        seen.update(found)
+        for digest, images in found.items():
+            seen.setdefault(digest, []).extend(images)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An image of an earlier set."""
+
+    name: str
+    row: str
+    pixels: Tensor
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def _agreed(manifests: Sequence[Manifest], key: str) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,3 +45,30 @@ def test_every_side_mixes_all_images_once(name: str) -> None:
     # Each anchor is in it once: the mean over all mixed images is that of the images, on average.
     assert mixed.mean() == pytest.approx(float(images.mean()), abs=2e-3)
     assert mixed.var() < images.var()
+
+
+def test_small_epochs_are_faster_than_torchvisions_on_a_busy_machine_too() -> None:
+    """Far below what a quiet machine gives (4 and more): the best of a few tries counts."""
+    ratios: list[float] = []
+    while len(ratios) < 5 and max(ratios, default=0) <= 1.5:
+        batches, _ = loader.measure(100, rounds=3)
+        ratios.append(batches["ratio"])
+    assert max(ratios) > 1.5
+
+
+@pytest.mark.slow
+def test_the_ratios_that_are_promised() -> None:
+    """`python -m pytest -m slow tests/benchmarks/test_loader.py`, on a machine that is quiet."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.loader", "--quick", "--json"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    rows = {(row["name"], row["n"]): row["ratio"] for row in json.loads(done.stdout)}
+    assert rows["batches", 100] >= 4
+    assert rows["batches", 50_000] >= 2.5
+    assert rows["dataloader", 100] >= 1
+    assert rows["dataloader", 50_000] >= 1

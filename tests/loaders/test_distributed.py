@@ -18,6 +18,7 @@ from images_in_memory import memory
 from moedd_loaders import draws
 from moedd_loaders.batches import shares
 
+SPAWNED = 3
 WORKER = Path(__file__).parents[1] / "ddp_worker.py"
 
 
@@ -56,7 +57,7 @@ def test_a_sample_that_changes_ranks_is_mixed_anew(ranks: list[dict[str, Any]]) 
 
 def test_spawned_workers_know_the_rank(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        assert rank["spawned"]["pixels"] == rank["loader"]["pixels"][:1]
+        assert rank["passes"][SPAWNED][0] == rank["loader"]["pixels"][0]
 
 
 @pytest.mark.parametrize(("name", "n"), [("odd", 13), ("short", 9)])
@@ -83,6 +84,23 @@ def test_transforms_and_samplers_differ_by_rank(ranks: list[dict[str, Any]]) -> 
     assert ranks[0]["mixed"] != ranks[1]["mixed"]
     rows = [row for rank in ranks for batch in rank["balanced"] for row in batch]
     assert sorted(rows) == list(range(40))
+
+
+def test_loaders_made_before_the_process_group_serve_their_share(
+    ranks: list[dict[str, Any]],
+) -> None:
+    rows = [row for rank in ranks for batch in rank["early"] for row in batch]
+    assert sorted(rows) == list(range(13))
+    rows = [row for rank in ranks for batch in rank["early_balanced"] for row in batch]
+    assert sorted(rows) == list(range(40))
+
+
+def test_fusion_ends_after_as_many_passes_as_with_one_process(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        for passes in rank["passes"]:
+            whole = [[x == round(x) for x in served] for served in passes]
+            assert [any(served) for served in whole[:2]] == [False, False]
+            assert [all(served) for served in whole[2:]] == [True, True]
 
 
 def test_a_network_trains_in_step(ranks: list[dict[str, Any]]) -> None:

@@ -182,6 +182,24 @@ def test_mode_none_and_prob_zero_give_one_hot_floats() -> None:
         assert torch.equal(targets, F.one_hot(labels, CLASSES).float())
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{"mode": "none"}, {"prob": 0.0}, {"off_epoch": 0}, {"alpha": 0.0}, {}]
+)
+def test_what_is_returned_is_never_the_callers_own(settings: dict[str, Any], pooled: bool) -> None:
+    images, labels, experts = batch(8)
+    rows = F.one_hot(labels, CLASSES).float()
+    pool = Pool(images, rows, experts) if pooled else None
+    transform = mix(**settings)
+    transform.set_epoch(0)
+    mixed, targets = transform(images, rows, experts, pool)
+    before = images.clone(), rows.clone()
+    mixed.zero_()
+    targets.zero_()
+    assert torch.equal(images, before[0])
+    assert torch.equal(rows, before[1])
+
+
 @pytest.mark.parametrize("op", ["mixup", "cutmix", "dirichlet"])
 def test_same_class_keeps_labels(op: str) -> None:
     images, labels, experts = batch(60, experts=3)

@@ -52,7 +52,7 @@ def test_soft_labels_come_back(written: tuple[Path, Manifest]) -> None:
 def test_a_flipped_bit_is_seen_unless_verifying_is_off(written: tuple[Path, Manifest]) -> None:
     folder, manifest = written
     data = bytearray((folder / TENSORS).read_bytes())
-    data[-1] ^= 1
+    data[-4] ^= 1
     (folder / TENSORS).write_bytes(data)
     with pytest.raises(InvalidSetError, match=r"distilled\.safetensors.*sha256 differs"):
         read_tensors(folder, manifest)

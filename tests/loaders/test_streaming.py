@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from brokensets import sign
 from factories import COLUMN_TILES, ROW_TILES, make_rows, make_set, make_source
 from rangeserver import RangeServer, serving
+from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 
 from moedd_loaders import load_distilled, ranges, streamed
@@ -25,7 +27,7 @@ from moedd_loaders.errors import (
     SetNotFoundError,
     UsageError,
 )
-from moedd_loaders.manifest import NoDecode
+from moedd_loaders.manifest import TENSORS, NoDecode
 from moedd_loaders.streamed import StreamedImages
 from moedd_loaders.streaming import open_files
 
@@ -270,6 +272,78 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
         with pytest.raises(InvalidSetError, match=message) as caught:
             list(load_distilled(folder, streaming=True).batches(50))
         assert "\n" not in str(caught.value)
+
+
+def huge(raw: dict[str, Any]) -> None:
+    raw["experts"][0].update(stored_per_class=[10**9] * 3, decoded_per_class=[4 * 10**9] * 3)
+
+
+def huge_everywhere(raw: dict[str, Any]) -> None:
+    huge(raw)
+    raw["files"]["tensors/distilled.safetensors"]["size"] = 10**15
+
+
+EDITS: list[tuple[Any, str]] = [
+    (lambda raw: raw["source"].update(std=[0.2, 0.0, 0.2]), "a positive std"),
+    (lambda raw: raw["source"].update(mean=[0.5, float("nan"), 0.2]), "finite numbers"),
+    (lambda raw: raw["source"].update(classes=["a", "b", "a"]), "'a' more than once"),
+    (lambda raw: raw["experts"][0]["decode"].update(factor=9), "decodes 9x9 tiles"),
+    (lambda raw: raw["experts"][0]["decode"].update(order="row-major"), "training_sha256 is"),
+    (huge, "counts 3,000,000,006 images, whose pixels are"),
+    (
+        lambda raw: raw["experts"][0].update(
+            stored_per_class=[-2, 4, 4], decoded_per_class=[-8, 16, 16]
+        ),
+        "negative count",
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(EDITS)))
+def test_an_edited_manifest_is_refused_as_it_is_in_memory(tmp_path: Path, number: int) -> None:
+    edit, message = EDITS[number]
+    folder = tmp_path / "toy"
+    make_set(folder)
+    sign(folder, edit)
+    with serving(tmp_path) as server:
+        for name, streaming in ((folder, False), (folder, True), (f"{server.url}/toy", True)):
+            with pytest.raises(InvalidSetError, match=message) as caught:
+                load_distilled(name, streaming=streaming)
+            assert "\n" not in str(caught.value)
+
+
+def test_counts_that_no_tar_has_room_for(tmp_path: Path) -> None:
+    make_set(tmp_path / "toy")
+    sign(tmp_path / "toy", huge_everywhere)
+    for verify in (True, False):
+        with pytest.raises(InvalidSetError, match=r"images of expert 0.* lists its tars with"):
+            load_distilled(tmp_path / "toy", streaming=True, verify=verify)
+
+
+def test_what_no_hash_of_the_rows_covers_is_in_the_checksums(tmp_path: Path) -> None:
+    make_set(tmp_path / "toy")
+    damage(tmp_path / "toy", "moedd.json", b'"class a"', b'"class x"')
+    with serving(tmp_path) as server:
+        address = f"{server.url}/toy"
+        for name, streaming in ((tmp_path / "toy", False), (tmp_path / "toy", True), (address, 1)):
+            with pytest.raises(InvalidSetError, match=r"moedd\.json was edited: its sha256 is not"):
+                load_distilled(name, streaming=bool(streaming))
+            load_distilled(name, streaming=bool(streaming), verify=False)
+        (tmp_path / "toy" / "checksums.sha256").unlink()
+        assert load_distilled(address, streaming=True).classes[0] == "class x"
+
+
+def test_soft_labels_are_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "soft"
+    for value, message in ((np.nan, "'soft_labels' holds NaN"), (9.0, "no probability")):
+        make_set(folder, soft=True, overwrite=True)
+        tensors = load_file(folder / TENSORS)
+        tensors["soft_labels"][4, 1] = value
+        save_file(tensors, folder / TENSORS)
+        sign(folder)
+        for streaming in (False, True):
+            with pytest.raises(InvalidSetError, match=message):
+                load_distilled(folder, streaming=streaming)
 
 
 def test_pixels_that_are_not_finite(tmp_path: Path) -> None:

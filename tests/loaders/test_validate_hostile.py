@@ -27,6 +27,7 @@ from moedd_loaders import setfiles
 from moedd_loaders.dataset import load_distilled
 from moedd_loaders.errors import InvalidSetError
 from moedd_loaders.manifest import TENSORS, TrainedIn, read_manifest
+from moedd_loaders.parquetrows import parquet_rows
 from moedd_loaders.read import read_tensors
 from moedd_loaders.validate import validate_set
 
@@ -118,7 +119,13 @@ def test_a_manifest_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -
             lambda raw: raw["experts"][0].update(
                 stored_per_class=[10**9] * 3, decoded_per_class=[4 * 10**9] * 3
             ),
-            r"'images' is torch\.float32 \(12, 3, 8, 8\), the manifest says",
+            r"counts 3,000,000,006 images, whose pixels are [\d,]+ bytes, and lists tensors/dis",
+        ),
+        (
+            lambda raw: raw["experts"][0].update(
+                stored_per_class=[2, 2, 3], decoded_per_class=[8, 8, 12]
+            ),
+            r"counts 13 images|'images' is torch\.float32 \(12, 3, 8, 8\), the manifest says",
         ),
         (
             lambda raw: raw["experts"][0].update(
@@ -412,6 +419,30 @@ def test_a_parquet_bomb(folder: Path) -> None:
     assert (folder / PARQUET).stat().st_size < 100_000
     sign(folder)
     fault(folder, r"would unpack to 40,\d{3},\d{3} bytes, and its 6 rows need at most")
+
+
+def test_a_parquet_file_that_counts_its_own_rows(folder: Path) -> None:
+    """A million rows make room for a million pixels, if the file is asked how many it may hold."""
+    table = pq.read_table(folder / PARQUET)
+    many = table.take(pa.array([0] * 1_000_000))
+    pq.write_table(many, folder / PARQUET, compression="ZSTD")
+    assert (folder / PARQUET).stat().st_size < 1_000_000
+    sign(folder)
+    fault(folder, r"holds 1,000,000 rows, and the manifest leaves it 6 at most")
+
+
+def test_a_large_value_for_every_row_of_a_dictionary(folder: Path) -> None:
+    table = pq.read_table(folder / PARQUET)
+    at, size = table.column_names.index("method"), 15_000_000
+    wide = pa.array(["x" * size] * len(table), pa.string())
+    pq.write_table(table.set_column(at, table.schema.field(at), wide), folder / PARQUET)
+    assert (folder / PARQUET).stat().st_size < 2_000_000
+    before = pa.total_allocated_bytes()
+    rows = parquet_rows(folder / PARQUET, read_manifest(folder).classes, 4096, len(table))
+    assert len(next(rows)["method"]) == size
+    assert pa.total_allocated_bytes() - before < 4 * size
+    sign(folder)
+    fault(folder, r"method is .{90,130}, the tensors say")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torchvision
 import webdataset
+from runfactories import cli
 from safetensors.torch import load_file, save
 from timm.data import create_dataset
 from torch import Tensor
@@ -91,6 +93,35 @@ def test_several_step_sizes_give_their_geometric_mean(tmp_path: Path) -> None:
     factories.make_set(tmp_path / "s", experts=experts)
     export_set(tmp_path / "s", tmp_path / "out", "mtt")
     assert load(tmp_path / "out" / "lr_best.pt").item() == pytest.approx(0.02)
+    found = about(tmp_path / "out")
+    assert found["step_sizes"] == [0.01, 0.04]
+    assert "the geometric mean of the experts' learned step sizes" in found["step_size_is"]
+    told = cli("export", tmp_path / "s", "--to", "mtt", "--out", tmp_path / "again").out
+    said = "the geometric mean of the experts' learned step sizes (0.01, 0.04)"
+    assert f"step size: 0.02, {said}" in told
+
+
+@pytest.mark.parametrize(
+    ("sizes", "one", "said"),
+    [
+        ((0.01, 0.01), 0.01, None),
+        ((0.01, None), 0.01, "the one of"),
+        ((-0.01, 0.04), -0.01, "the first of"),
+    ],
+)
+def test_what_one_step_size_stands_for(
+    tmp_path: Path, sizes: tuple[float | None, ...], one: float, said: str | None
+) -> None:
+    experts = [
+        factories.make_rows(factories.make_source(), [1, 1, 1], seed=seed, step_size=size)
+        for seed, size in enumerate(sizes)
+    ]
+    factories.make_set(tmp_path / "s", experts=experts)
+    export_set(tmp_path / "s", tmp_path / "out", "ddranking")
+    found = about(tmp_path / "out")
+    assert found["step_size"] == pytest.approx(one)
+    assert ("step_size_is" in found) == (said is not None)
+    assert said is None or found["step_size_is"].startswith(said)
 
 
 def test_whitened_experts_leave_whitened_with_their_matrix(tmp_path: Path) -> None:
@@ -283,6 +314,19 @@ def test_an_export_says_what_its_files_do_not(tmp_path: Path) -> None:
     assert found["decode"]["factor"] == 2
     assert found["license"] == "mit"
     assert sorted(found["files"]) == sorted(path.name for path in files if path.suffix == ".pt")
+
+
+def test_every_file_is_listed_with_its_hash(tmp_path: Path) -> None:
+    source = factories.make_source(3, (1, 2, 2))
+    rows = factories.make_rows(source, [340] * 3)
+    factories.make_set(tmp_path / "s", shape=(1, 2, 2), experts=[rows])
+    files = export_set(tmp_path / "s", tmp_path / "out", "imagefolder")
+    assert len(files) == 1020 + 3
+    assert about(tmp_path / "out")["files"] == {
+        path.relative_to(tmp_path / "out").as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name != "moedd-export.json"
+    }
 
 
 def test_wrong_use_leaves_nothing(tmp_path: Path) -> None:

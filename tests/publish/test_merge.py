@@ -136,6 +136,25 @@ def test_rounding_does_not_hide_the_same_image(tmp_path: Path) -> None:
         merged(tmp_path, a, tmp_path / "b")
 
 
+def test_images_that_only_look_alike_in_eight_bits_are_two(tmp_path: Path) -> None:
+    source = factories.make_source()
+    rows = factories.make_rows(source, [2, 2, 2], seed=1)
+    factories.make_set(tmp_path / "a", experts=[rows])
+    beyond = (rows.images - 0.5).sign() * 3 + 0.5  # far outside of [0, 1] everywhere
+    for name, factor in (("b", 1.0), ("c", 2.0)):
+        clipped = factories.make_rows(source, [2, 2, 2], seed=1)
+        clipped.images[:] = (beyond - 0.5) * factor + 0.5
+        factories.make_set(tmp_path / name, experts=[clipped])
+    merged(tmp_path, tmp_path / "b", tmp_path / "c", name="x")
+    # Within a step of 8 bits too: other values are another image.
+    near = factories.make_rows(source, [2, 2, 2], seed=1)
+    near.images[:] = (rows.images * 255).round() / 255
+    factories.make_set(tmp_path / "e", experts=[near])
+    merged(tmp_path, tmp_path / "a", tmp_path / "e", name="x", overwrite=True)
+    with pytest.raises(DataError, match="and 5 more: the same images twice"):
+        merged(tmp_path, tmp_path / "b", tmp_path / "b", name="x", overwrite=True)
+
+
 def test_equal_images_within_one_set_are_its_own_affair(tmp_path: Path) -> None:
     rows = factories.make_rows(factories.make_source(), [2, 2, 2], seed=1)
     rows.images[1] = rows.images[0]
