@@ -130,7 +130,14 @@ def plan_push(
 
 
 def _local(folder: Path, options: PushOptions) -> Local:
-    check_options(options.card_only, options.overwrite, options.create_pr, options.revision)
+    check_options(
+        card_only=options.card_only,
+        overwrite=options.overwrite,
+        create_pr=options.create_pr,
+        revision=options.revision,
+        version=options.version,
+        licence=options.licence,
+    )
     manifest = validate_set(folder)
     return Local(folder, manifest, publishable(manifest, folder, options.results))
 

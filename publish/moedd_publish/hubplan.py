@@ -115,8 +115,11 @@ def make_plan(
             f"the images of {remote.repo_id} are not those of {local.folder}, so its card cannot "
             "be updated alone: push without --card-only"
         )
-    licence = licence or _published_licence(local.manifest, published)
-    manifest = for_publication(local.manifest, published, version, licence)
+    if card_only and published is not None:
+        manifest = published  # moedd.json stays as it is, so the card tells what stands in it
+    else:
+        licence = licence or _published_licence(local.manifest, published)
+        manifest = for_publication(local.manifest, published, version, licence)
     _check_overwrite(local, remote, manifest, overwrite)
     current = [record for record in remote.records if record.set_hash == manifest.training_sha256]
     records = merged(current, local.records)
@@ -172,10 +175,24 @@ def _check_overwrite(local: Local, remote: Remote, manifest: Manifest, overwrite
     check_replacement(remote.repo_id, local.manifest, manifest, published, overwrite)
 
 
-def check_options(card_only: bool, overwrite: bool, create_pr: bool, revision: str | None) -> None:
+def check_options(
+    *,
+    card_only: bool,
+    overwrite: bool,
+    create_pr: bool,
+    revision: str | None,
+    version: str | None,
+    licence: str | None,
+) -> None:
     """Options that contradict one another. Raises UsageError."""
     if card_only and overwrite:
         raise UsageError("--card-only leaves the images alone and --overwrite replaces them")
+    for option, given in (("--set-version", version), ("--license", licence)):
+        if card_only and given is not None:
+            raise UsageError(
+                f"{option} {given} changes moedd.json, which --card-only leaves alone, so the card "
+                "would contradict it: push without --card-only"
+            )
     if create_pr and revision not in (None, "main"):
         raise UsageError(
             f"--create-pr proposes a change of main and --revision {revision} is another branch: "
