@@ -33,7 +33,7 @@ def run_push_to_hub(
     """`moedd push-to-hub`: publish a set, or say what publishing it would do."""
     if not xet:
         without_xet()
-    options = replace(options, formats=chosen_formats(formats))
+    options = replace(options, formats=None if formats is None else chosen_formats(formats))
     found = resolve(name)
     silent = quiet or as_json
     say = (lambda _: None) if silent else _say

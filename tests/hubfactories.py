@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import factories
 import pytest
+from hub_card import front_matter
 from hub_server import HubServer
 from hub_store import Commit, Repo
 
@@ -118,6 +120,18 @@ def broken_states(repo: Repo) -> list[str]:
         for commit in repo.commits.values()
         for problem in _problems(commit)
     ]
+
+
+def missing_files(commit: Commit) -> list[str]:
+    """Paths of the card's configurations that no file of the commit has; should be empty."""
+    card = front_matter(commit.files["README.md"].data.decode()) or {}
+    patterns = [
+        pattern
+        for config in card.get("configs", [])
+        for split in config["data_files"]
+        for pattern in ([split["path"]] if isinstance(split["path"], str) else split["path"])
+    ]
+    return [p for p in patterns if not fnmatch.filter(commit.files, p)]
 
 
 def _problems(commit: Commit) -> list[str]:

@@ -15,7 +15,6 @@ from moedd_loaders.errors import ConflictError, NetworkError
 from moedd_loaders.hubclient import is_transient, status_of
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.validate import validate_set
-from moedd_publish.card import FORMATS
 from moedd_publish.contents import same_images
 from moedd_publish.hubplan import Local, Plan, Remote, check_options, make_plan, unlike
 from moedd_publish.hubrepo import HubRepo, quiet_client
@@ -40,7 +39,7 @@ class PushOptions:
     overwrite: bool = False
     card_only: bool = False
     replace_card: bool = False
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] | None = None
     tag: str | None = None
     revision: str | None = None
     create_pr: bool = False
@@ -137,6 +136,7 @@ def _local(folder: Path, options: PushOptions) -> Local:
         revision=options.revision,
         version=options.version,
         licence=options.licence,
+        formats=options.formats,
     )
     manifest = validate_set(folder)
     return Local(folder, manifest, publishable(manifest, folder, options.results))

@@ -19,6 +19,7 @@ from moedd_publish.contents import (
     Item,
     check_replacement,
     for_publication,
+    formats_there,
     items,
     same_images,
 )
@@ -91,7 +92,7 @@ def make_plan(
     overwrite: bool = False,
     card_only: bool = False,
     replace_card: bool = False,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] | None = None,
     tag: str | None = None,
 ) -> Plan:
     """Compare, and refuse what must not happen.
@@ -102,7 +103,7 @@ def make_plan(
         overwrite: other images may take the place of those that are there, as a higher version.
         card_only: leave the images alone; card, preview and records only.
         replace_card: take the card's text from here, whatever was written there.
-        formats: containers to publish.
+        formats: containers to publish; None for all, with `card_only` for those that are there.
         tag: name of the tag; None for "v" and the version; "" for none.
 
     Raises:
@@ -116,8 +117,11 @@ def make_plan(
             "be updated alone: push without --card-only"
         )
     if card_only and published is not None:
-        manifest = published  # moedd.json stays as it is, so the card tells what stands in it
+        # moedd.json and the containers stay as they are, so the card tells what is there.
+        manifest = published
+        formats = formats_there(published, remote.files)
     else:
+        formats = formats or FORMATS
         licence = licence or _published_licence(local.manifest, published)
         manifest = for_publication(local.manifest, published, version, licence)
     _check_overwrite(local, remote, manifest, overwrite)
@@ -183,6 +187,7 @@ def check_options(
     revision: str | None,
     version: str | None,
     licence: str | None,
+    formats: Sequence[str] | None,
 ) -> None:
     """Options that contradict one another. Raises UsageError."""
     if card_only and overwrite:
@@ -193,6 +198,11 @@ def check_options(
                 f"{option} {given} changes moedd.json, which --card-only leaves alone, so the card "
                 "would contradict it: push without --card-only"
             )
+    if card_only and formats is not None:
+        raise UsageError(
+            "--formats chooses what is sent of the images, which --card-only leaves alone: give "
+            "one of them"
+        )
     if create_pr and revision not in (None, "main"):
         raise UsageError(
             f"--create-pr proposes a change of main and --revision {revision} is another branch: "

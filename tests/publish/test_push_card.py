@@ -66,3 +66,29 @@ def test_a_card_alone_tells_what_the_published_manifest_tells(folder: Path, hub:
     assert "Licence of the source: **cc-by-4.0**" in card(hub)
     assert the_repo(hub).card()["license"] == manifest(hub)["source"]["license"] == "cc-by-4.0"
     assert "This is version 1.2.0." in card(hub)
+
+
+@pytest.mark.parametrize(
+    ("formats", "names"),
+    [
+        (("safetensors",), ["benchmarks"]),
+        (("webdataset", "safetensors"), ["default"]),
+        (("parquet", "safetensors"), ["default", "by_expert", "benchmarks"]),
+    ],
+)
+def test_a_card_alone_tells_of_the_files_that_are_there(
+    folder: Path, hub: HubServer, formats: tuple[str, ...], names: list[str]
+) -> None:
+    push(folder, formats=formats)
+    before = card(hub)
+    assert not push(folder, card_only=True).changed
+    more = folder.parent / "more.jsonl"
+    record = hubfactories.make_record(read_manifest(folder), network="vgg11")
+    more.write_text(record.model_dump_json() + "\n")
+    assert push(folder, card_only=True, results=more).changed
+    assert [config["config_name"] for config in the_repo(hub).card()["configs"]] == names
+    for line in ("with `datasets`", "From the tars", "With `safetensors`"):
+        assert (line in card(hub)) == (line in before)
+    assert hubfactories.missing_files(the_repo(hub).resolve("main")) == []
+    told = cli("push-to-hub", folder, "someone/toy", "--card-only", "--formats", "parquet")
+    assert (told.code, "give one of them" in told.sentence) == (2, True)
