@@ -48,7 +48,8 @@ def run_push_to_hub(
     if as_json:
         print(json.dumps(_pushed(pushed), indent=1))
     elif not quiet:
-        print(_pushed_text(pushed, len(read_manifest(found.folder).experts)))
+        on_main = options.branch == "main" and not options.create_pr
+        print(_pushed_text(pushed, len(read_manifest(found.folder).experts), on_main))
 
 
 def run_push(
@@ -198,7 +199,7 @@ def _pushed(pushed: Pushed) -> dict[str, object]:
     }
 
 
-def _pushed_text(pushed: Pushed, experts: int) -> str:
+def _pushed_text(pushed: Pushed, experts: int, on_main: bool) -> str:
     if not pushed.changed:
         what = (
             f"proposed already: {pushed.pull_request}"
@@ -209,7 +210,10 @@ def _pushed_text(pushed: Pushed, experts: int) -> str:
     seen = "private" if pushed.private else "public"
     where = pushed.pull_request or f"{pushed.url} ({seen})"
     tagged = f", tag {pushed.tag}" if pushed.tag else ""
-    name = f"{pushed.repo_id}@{pushed.tag}" if pushed.tag else pushed.repo_id
+    if pushed.tag:
+        name = f"{pushed.repo_id}@{pushed.tag}"
+    else:  # on a branch, or only proposed: the name alone would load another commit
+        name = pushed.repo_id if on_main else f"{pushed.repo_id}@{pushed.sha}"
     return (
         f"published: {where}\n"
         f"commit:    {pushed.sha} (version {pushed.version}{tagged}); every checksum agrees\n"

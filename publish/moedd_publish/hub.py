@@ -7,7 +7,7 @@ and belong to nothing, then one commit on top of the head that was read makes th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from moedd_loaders.errors import ConflictError, NetworkError
 from moedd_loaders.hubclient import is_transient, status_of
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.validate import validate_set
-from moedd_publish.contents import same_images
 from moedd_publish.hubplan import Local, Plan, Remote, check_options, make_plan, unlike
 from moedd_publish.hubrepo import HubRepo, quiet_client
 from moedd_publish.results import publishable
@@ -98,7 +97,7 @@ def push_to_hub(
         hub.account()
         remote = hub.read(options.branch)
         if not remote.exists:
-            _plan(local, remote, options)  # what would be refused is refused before it is made
+            _plan(hub, local, remote, options)  # what would be refused is refused before it is made
             hub.create(options.private)
             remote = hub.read(options.branch)
             if not remote.exists:
@@ -123,8 +122,9 @@ def plan_push(
         remote = hub.read(options.branch)
         if remote.exists:
             _check_visibility(remote, options, hub.url)
-        plan = _plan(local, remote, options)
-        _tag_is_free(hub, plan, remote)
+        plan = _plan(hub, local, remote, options)
+    if plan.tagging.note:
+        say(plan.tagging.note)
     return remote, plan
 
 
@@ -142,10 +142,17 @@ def _local(folder: Path, options: PushOptions) -> Local:
     return Local(folder, manifest, publishable(manifest, folder, options.results))
 
 
-def _plan(local: Local, remote: Remote, options: PushOptions) -> Plan:
+def _plan(hub: HubRepo, local: Local, remote: Remote, options: PushOptions) -> Plan:
     named = options.tag
     if named is None and (options.create_pr or options.branch != "main"):
         named = ""  # what is only proposed, or on a branch, has no version's tag yet
+
+    def look(commit: str) -> tuple[Manifest | None, Collection[str]]:
+        if commit == remote.head:
+            return remote.manifest, remote.files
+        with hub.asking(f"reading {hub.repo_id}"):
+            return hub.manifest(commit), hub.files(commit)
+
     return make_plan(
         local,
         remote,
@@ -156,6 +163,8 @@ def _plan(local: Local, remote: Remote, options: PushOptions) -> Plan:
         replace_card=options.replace_card,
         formats=options.formats,
         tag=named,
+        branch=None if options.branch == "main" else options.branch,
+        look=look,
     )
 
 
@@ -166,9 +175,9 @@ def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, s
     plan, commit, pull_request, changed = _commit(hub, local, remote, options, say)
     if changed:
         _verify(hub, plan, commit)
-    if plan.tag and not pull_request and not _tag_is_free(hub, plan, remote):
-        say(f"the tag {plan.tag} stays at {remote.tags[plan.tag][:12]}, which has these images")
-    elif plan.tag and not pull_request:
+    if plan.tagging.note and not pull_request:
+        say(plan.tagging.note)
+    if plan.tag and plan.tagging.new and not pull_request:
         hub.tag(plan.tag, commit)
     if options.collection and not pull_request:
         hub.collect(options.collection)
@@ -197,8 +206,7 @@ def _commit(
     """
     first: Plan | None = None
     for attempt in range(1, COMMITS + 1):
-        plan = _plan(local, remote, options)
-        _tag_is_free(hub, plan, remote)
+        plan = _plan(hub, local, remote, options)
         if plan.empty and remote.head:
             return first or plan, remote.head, None, first is not None
         if options.create_pr and (there := hub.proposed(plan)):
@@ -254,21 +262,6 @@ def _verify(hub: HubRepo, plan: Plan, commit: str) -> None:
         )
     if left:
         raise NetworkError(f"{left[0]} is still in {hub.repo_id} at {commit[:12]}: run it again")
-
-
-def _tag_is_free(hub: HubRepo, plan: Plan, remote: Remote) -> bool:
-    """False if the tag is there and stays, on these very images; a tag on others is a conflict."""
-    at = remote.tags.get(plan.tag or "")
-    if at is None:
-        return True
-    with hub.asking(f"reading {hub.repo_id}"):
-        tagged: Manifest | None = hub.manifest(at)
-    if tagged is None or not same_images(tagged, plan.manifest):
-        raise ConflictError(
-            f"the tag {plan.tag} of {hub.repo_id} is at {at[:12]}, with other images, and tags do "
-            "not move: give a higher --set-version, or another --tag"
-        )
-    return False
 
 
 def _check_visibility(remote: Remote, options: PushOptions, url: str) -> None:

@@ -23,6 +23,7 @@ from moedd_publish.contents import (
     items,
     same_images,
 )
+from moedd_publish.hubtags import Look, Tagging, choose_tag
 from moedd_publish.results import merged
 
 __all__ = ["Local", "Plan", "Remote", "check_options", "make_plan", "unlike"]
@@ -76,7 +77,12 @@ class Plan:
     adds: list[Item]
     deletes: list[str]
     unchanged: list[Item]
-    tag: str | None
+    tagging: Tagging
+
+    @property
+    def tag(self) -> str | None:
+        """The tag that names what is published; None if none was asked for."""
+        return self.tagging.tag
 
     @property
     def empty(self) -> bool:
@@ -94,6 +100,8 @@ def make_plan(
     replace_card: bool = False,
     formats: Sequence[str] | None = None,
     tag: str | None = None,
+    branch: str | None = None,
+    look: Look,
 ) -> Plan:
     """Compare, and refuse what must not happen.
 
@@ -105,10 +113,13 @@ def make_plan(
         replace_card: take the card's text from here, whatever was written there.
         formats: containers to publish; None for all, with `card_only` for those that are there.
         tag: name of the tag; None for "v" and the version; "" for none.
+        branch: the branch that the card names where no tag does; None for the main one.
+        look: tells what is at the commit of a tag.
 
     Raises:
         ConflictError: other images are there and `overwrite` or a higher version is missing; files
-            that are no set's are there; both sides edited the card. UsageError: licence unknown.
+            that are no set's are there; both sides edited the card; the tag is at something else.
+            UsageError: licence unknown.
     """
     published = remote.manifest
     if card_only and (published is None or not same_images(local.manifest, published)):
@@ -127,7 +138,15 @@ def make_plan(
     _check_overwrite(local, remote, manifest, overwrite)
     current = [record for record in remote.records if record.set_hash == manifest.training_sha256]
     records = merged(current, local.records)
-    made = render_card(manifest, records=records, repo_id=remote.repo_id, formats=formats)
+    tagging = choose_tag(remote.repo_id, manifest, formats, tag, remote.tags, look)
+    made = render_card(
+        manifest,
+        records=records,
+        repo_id=remote.repo_id,
+        formats=formats,
+        tag=tagging.shown,
+        branch=branch,
+    )
     there = None if replace_card else remote.card
     card = merge_cards(made, local.card, there, OWNED_KEYS, remote.repo_id)
     everything = items(local.folder, manifest, card, records, formats)
@@ -144,7 +163,7 @@ def make_plan(
         adds=adds,
         deletes=[] if card_only else stale,
         unchanged=[item for item in everything if item.path not in changed],
-        tag=(f"v{manifest.version}" if tag is None else tag) or None,
+        tagging=tagging,
     )
 
 

@@ -168,7 +168,9 @@ def test_everything_that_a_reader_must_know_is_said(tmp_path: Path) -> None:
     made = manifest.provenance.model_copy(
         update={"iterations": {"0.idm": 400}, "schedule_fraction": {"0.idm": 0.02}}
     )
-    body = render_card(manifest.model_copy(update={"provenance": made}), repo_id="ns/s")
+    body = render_card(
+        manifest.model_copy(update={"provenance": made}), repo_id="ns/s", tag="v1.0.0"
+    )
     for said in (
         "unit space: 0 is black",
         "mean [0.4, 0.45, 0.5] and standard deviation [0.2, 0.21, 0.22]",
