@@ -34,6 +34,7 @@ __all__ = [
     "formats_there",
     "items",
     "known_licence",
+    "left_over",
     "same_images",
     "version_key",
 ]
@@ -90,6 +91,32 @@ def formats_there(manifest: Manifest, paths: Collection[str]) -> tuple[str, ...]
         if all(path in paths for path in manifest.files if path.startswith(at)):
             found.append(name)
     return tuple(found)
+
+
+def left_over(
+    manifest: Manifest,
+    published: Manifest | None,
+    there: Collection[str],
+    wanted: Collection[str],
+    foreign_records: bool,
+) -> list[str]:
+    """Files to delete: payload that the set does not have, and what tells of other images.
+
+    Args:
+        manifest: as it goes out. published: the manifest that is there already.
+        there: paths that are there. wanted: paths that go out.
+        foreign_records: the records that are there are all of other images.
+    """
+    ours: tuple[str, ...] = ()
+    if MANIFEST in there and not (published and same_images(manifest, published)):
+        ours = (PREVIEW, RESULTS, RESULTS_TABLE)
+    elif foreign_records:
+        ours = (RESULTS, RESULTS_TABLE)
+    return [
+        path
+        for path in sorted(there)
+        if path not in wanted and (path.startswith(PAYLOAD) or path in ours)
+    ]
 
 
 def for_publication(

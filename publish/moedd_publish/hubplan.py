@@ -21,6 +21,7 @@ from moedd_publish.contents import (
     for_publication,
     formats_there,
     items,
+    left_over,
     same_images,
 )
 from moedd_publish.hubtags import Look, Tagging, choose_tag
@@ -154,7 +155,8 @@ def make_plan(
         everything = [item for item in everything if item.path in MUTABLE]
     adds = [item for item in everything if unlike(item, remote.files.get(item.path))]
     wanted = {item.path for item in everything}
-    stale = [p for p in sorted(remote.files) if p.startswith(PAYLOAD) and p not in wanted]
+    foreign = bool(remote.records) and not current
+    stale = left_over(manifest, published, remote.files, wanted, foreign)
     changed = {item.path for item in adds}
     return Plan(
         manifest=manifest,

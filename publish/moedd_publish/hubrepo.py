@@ -6,13 +6,10 @@ causes: what a server answers may hold anything, and a traceback would show it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, NetworkError
 from moedd_loaders.hubclient import endpoint_url, explain, masked, patient, retried, status_of
@@ -20,6 +17,7 @@ from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, read_manifest
 from moedd_loaders.records import Record
 from moedd_publish.contents import CARD
 from moedd_publish.hubplan import Plan, Remote, unlike
+from moedd_publish.results import readable_records
 
 __all__ = ["HubRepo", "quiet_client"]
 
@@ -124,14 +122,8 @@ class HubRepo:
             return None
 
     def records(self, revision: str) -> list[Record]:
-        """The benchmark records at a commit, without lines that are none: not ours to mend."""
-        found = []
-        for line in self._text(RESULTS, revision).splitlines():
-            try:
-                found.append(Record.model_validate_json(line))
-            except (ValidationError, json.JSONDecodeError):
-                continue
-        return found
+        """The benchmark records at a commit, without lines that are none."""
+        return readable_records(self._text(RESULTS, revision))
 
     def fetch(self, path: str, revision: str) -> Path:
         """One file at a commit, in the client's cache."""

@@ -343,3 +343,32 @@ def test_a_collection(folder: Path, hub: HubServer) -> None:
     assert [item["id"] for item in hub.store.collections[slug]["items"]] == ["someone/toy"]
     with pytest.raises(AuthError, match="is published, but there is no collection"):
         push(folder, collection="someone/none-0000")
+
+
+def test_records_and_preview_of_other_images_go_with_them(
+    folder: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    first = push(folder)
+    bare = tmp_path / "bare" / hubfactories.NAME
+    factories.make_set(bare, seed=5)
+    (bare / "assets" / "preview.png").unlink()
+    pushed = push(bare, overwrite=True, version="1.1.0")
+    repo = the_repo(hub)
+    gone = {"benchmarks/results.jsonl", "benchmarks/results.parquet", "assets/preview.png"}
+    assert gone <= set(pushed.deleted)
+    assert gone <= set(repo.resolve(first.sha).files)
+    assert gone.isdisjoint(repo.resolve("main").files)
+    assert repo.resolve("main").parent == first.sha
+    assert "benchmarks" not in {config["config_name"] for config in repo.card()["configs"]}
+    assert hubfactories.missing_files(repo.resolve("main")) == []
+    # Left there by somebody else: records of other images under these ones.
+    head = repo.resolve("main")
+    old = repo.resolve(first.sha).files["benchmarks/results.jsonl"]
+    files = {**head.files, "benchmarks/results.jsonl": old}
+    repo.branches["main"] = repo.add("theirs", files, head).oid
+    assert push(bare).deleted == ("benchmarks/results.jsonl",)
+    # The same images from a copy without preview and records: what is there stays.
+    push(folder, "someone/whole")
+    (folder / "assets" / "preview.png").unlink()
+    (folder / "benchmarks" / "results.jsonl").unlink()
+    assert not push(folder, "someone/whole").changed
