@@ -94,24 +94,18 @@ def formats_there(manifest: Manifest, paths: Collection[str]) -> tuple[str, ...]
 
 
 def left_over(
-    manifest: Manifest,
-    published: Manifest | None,
-    there: Collection[str],
-    wanted: Collection[str],
-    foreign_records: bool,
+    there: Collection[str], wanted: Collection[str], *, replacing: bool, foreign_records: bool
 ) -> list[str]:
     """Files to delete: payload that the set does not have, and what tells of other images.
 
     Args:
-        manifest: as it goes out. published: the manifest that is there already.
         there: paths that are there. wanted: paths that go out.
+        replacing: the images that are there are others.
         foreign_records: the records that are there are all of other images.
     """
-    ours: tuple[str, ...] = ()
-    if MANIFEST in there and not (published and same_images(manifest, published)):
-        ours = (PREVIEW, RESULTS, RESULTS_TABLE)
-    elif foreign_records:
-        ours = (RESULTS, RESULTS_TABLE)
+    ours: tuple[str, ...] = (PREVIEW,) if replacing else ()
+    if replacing or foreign_records:
+        ours += (RESULTS, RESULTS_TABLE)
     return [
         path
         for path in sorted(there)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moedd_loaders.errors import ConflictError, UsageError
-from moedd_loaders.manifest import Manifest
+from moedd_loaders.manifest import MANIFEST, Manifest
 from moedd_loaders.records import Record
 from moedd_publish.card import FORMATS, OWNED_KEYS, render_card
 from moedd_publish.cardmerge import merge_cards
@@ -155,8 +155,12 @@ def make_plan(
         everything = [item for item in everything if item.path in MUTABLE]
     adds = [item for item in everything if unlike(item, remote.files.get(item.path))]
     wanted = {item.path for item in everything}
-    foreign = bool(remote.records) and not current
-    stale = left_over(manifest, published, remote.files, wanted, foreign)
+    stale = left_over(
+        remote.files,
+        wanted,
+        replacing=MANIFEST in remote.files and not (published and same_images(manifest, published)),
+        foreign_records=bool(remote.records) and not current,
+    )
     changed = {item.path for item in adds}
     return Plan(
         manifest=manifest,

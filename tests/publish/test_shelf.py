@@ -24,6 +24,7 @@ from moedd_loaders.errors import (
     UsageError,
 )
 from moedd_loaders.manifest import read_manifest
+from moedd_loaders.records import records_in
 from moedd_loaders.resolve import resolve
 from moedd_loaders.validate import validate_set
 from moedd_publish.shelf import push_to_url
@@ -227,3 +228,34 @@ def test_a_name_of_the_hub_as_an_address(hub: Any, folder: Path) -> None:
     found = resolve("hf://datasets/someone/toy@v1.0.0")
     assert found.origin == "hub"
     assert read_manifest(found.folder).name == "toy"
+
+
+def test_records_that_are_there_stay(folder: Path, tmp_path: Path) -> None:
+    """Whoever has them no longer; records of other images go with those."""
+    url = f"file://{tmp_path}/shelf"
+    target = tmp_path / "shelf"
+    manifest = read_manifest(folder)
+    more = tmp_path / "more.jsonl"
+    record = hubfactories.make_record(manifest, network="vgg11")
+    more.write_text(record.model_dump_json() + "\n")
+    push_to_url(folder, url, results=more)
+    published = records_in(target / "benchmarks" / "results.jsonl")
+    assert len(published) == 9
+    assert not push_to_url(folder, url).changed
+    results = folder / "benchmarks" / "results.jsonl"
+    later = hubfactories.make_record(manifest, network="resnet18")
+    results.write_text(later.model_dump_json() + "\n")
+    push_to_url(folder, url)
+    assert records_in(target / "benchmarks" / "results.jsonl") == [*published, later]
+    said = (target / "README.md").read_text()
+    assert "vgg11" in said
+    assert "resnet18" in said
+    other = tmp_path / "other" / "toy"
+    factories.make_set(other, seed=4)
+    (other / "assets" / "preview.png").unlink()
+    made = push_to_url(other, url, overwrite=True, version="1.1.0")
+    assert "benchmarks/results.jsonl" in made.deleted
+    assert not list((target / "benchmarks").glob("*"))
+    assert not (target / "assets" / "preview.png").exists()
+    assert "vgg11" not in (target / "README.md").read_text()
+    validate_set(target)
