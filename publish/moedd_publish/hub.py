@@ -112,17 +112,22 @@ def push_to_hub(
 def plan_push(
     folder: Path, repo_id: str, options: PushOptions | None = None, say: Say = print
 ) -> tuple[Remote, Plan]:
-    """What `push_to_hub` would do; nothing is written anywhere. Raises what it would raise."""
+    """What `push_to_hub` would do; nothing is written anywhere.
+
+    Raises what it would raise, as far as asking tells: a token that the Hub describes as one for
+    reading, or as of another account, is refused; a fine-grained one is taken at its word.
+    """
     options = options or PushOptions()
     local = _local(folder, options)
     hub = HubRepo(repo_id, options.endpoint, say)
     with quiet_client(False):
-        if "/" not in repo_id:
-            hub.account()
+        hub.account()
         remote = hub.read(options.branch)
         if remote.exists:
             _check_visibility(remote, options, hub.url)
         plan = _plan(hub, local, remote, options)
+        if not plan.empty or plan.tagging.new:
+            hub.check_rights(proposing=options.create_pr and remote.exists)
     if plan.tagging.note:
         say(plan.tagging.note)
     return remote, plan

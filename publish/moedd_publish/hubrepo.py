@@ -44,6 +44,7 @@ class HubRepo:
         self.repo_id = repo_id
         self.say = say
         self.kind = kind
+        self._who: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -67,10 +68,28 @@ class HubRepo:
     def account(self) -> str:
         """The name of the token's account; completes a bare `repo_id`."""
         with self.asking("logging in"):
-            name = str(retried(self.api.whoami, self.say)["name"])
+            self._who = retried(self.api.whoami, self.say)
+            name = str(self._who["name"])
         if "/" not in self.repo_id:
             self.repo_id = f"{name}/{self.repo_id}"
         return name
+
+    def check_rights(self, proposing: bool) -> None:
+        """Whether the token of `account` may write here (or only propose), as the Hub describes it.
+
+        Raises AuthError: it may not.
+        """
+        who, namespace = self._who, self.repo_id.split("/")[0]
+        role = who.get("auth", {}).get("accessToken", {}).get("role")
+        member_of = {org["name"]: org.get("roleInOrg") for org in who.get("orgs", [])}
+        member_of[who["name"]] = "admin"
+        outside = namespace not in member_of or member_of[namespace] == "read"
+        if role == "read" or (outside and not proposing):
+            what = "is for reading only" if role == "read" else f"is of {who['name']}"
+            raise AuthError(
+                f"your token {what} and publishing {self.repo_id} needs the right to write to "
+                f"{namespace}: log in with another one (`hf auth login`); nothing was written"
+            )
 
     def read(self, revision: str = "main") -> Remote:
         """What is there now, at one commit of the branch `revision` (main's, if there is none)."""

@@ -224,3 +224,46 @@ def test_a_copy_of_a_part_is_no_set(folder: Path, hub: HubServer, tmp_path: Path
     assert told.code == 5
     assert "is missing" in told.sentence
     assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_a_dry_run_ends_as_the_push_would(
+    folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rights that the push needs; nothing is written by either."""
+    for token, repo_id, options in (
+        (None, "someone/toy", ()),
+        ("hf_wrong", "someone/toy", ()),
+        ("hf_reader", "someone/toy", ()),
+        ("hf_other", "someone/toy", ()),
+        ("hf_writer", "nobody/toy", ()),
+        ("hf_writer", "lab/toy", ()),
+        ("hf_other", "someone/toy", ("--create-pr",)),
+    ):
+        log_in(monkeypatch, token)
+        asked = ("push-to-hub", folder, repo_id, *options)
+        told = cli(*asked, "--dry-run")
+        assert {asked.method for asked in hub.log} <= {"GET", "HEAD"}
+        assert hub.store.repos == {}
+        assert told.code == cli(*asked).code == (0 if repo_id == "lab/toy" else 3), told.err
+        if repo_id == "someone/toy":
+            assert "log in" in told.sentence
+        hub.reset()
+
+
+def test_a_dry_run_needs_the_rights_that_are_used(
+    folder: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("push-to-hub", folder, "someone/toy").code == 0
+    other = tmp_path / "other" / "toy"
+    hubfactories.make_set(other, seed=3)
+    update = ("push-to-hub", other, "someone/toy", "--overwrite", "--set-version", "1.1.0")
+    for token, options, code in (
+        ("hf_reader", ("push-to-hub", folder, "someone/toy"), 0),  # nothing to be done
+        ("hf_reader", update, 3),
+        ("hf_reader", (*update, "--create-pr"), 3),
+        ("hf_other", update, 3),
+        ("hf_other", (*update, "--create-pr"), 0),
+    ):
+        log_in(monkeypatch, token)
+        told = cli(*options, "--dry-run")
+        assert (told.code, cli(*options).code) == (code, code), (token, options, told.err)
