@@ -54,6 +54,7 @@ class Remote:
         files: per path what the Hub says of it (huggingface_hub's RepoFile).
         manifest, card, records: of the set that is there.
         tags: name -> commit. branches: names.
+        sdk: of a Space, what runs it ("static", "gradio", ...).
     """
 
     repo_id: str
@@ -66,6 +67,7 @@ class Remote:
     records: Sequence[Record] = ()
     tags: dict[str, str] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
+    sdk: str | None = None
 
 
 @dataclass(frozen=True)

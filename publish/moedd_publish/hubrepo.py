@@ -119,6 +119,7 @@ class HubRepo:
                 records=self.records(head) if head and RESULTS in files else (),
                 tags={ref.name: ref.target_commit for ref in refs.tags},
                 branches=tuple(branches),
+                sdk=getattr(info, "sdk", None),
             )
 
     def files(self, revision: str) -> dict[str, Any]:
@@ -128,6 +129,14 @@ class HubRepo:
                 self.repo_id, recursive=True, revision=revision, repo_type=self.kind
             )
             return {entry.path: entry for entry in tree if hasattr(entry, "size")}
+
+    def commits(self) -> int:
+        """How many commits the main branch has."""
+        with self.asking(f"reading {self.repo_id}"):
+            found = retried(
+                lambda: self.api.list_repo_commits(self.repo_id, repo_type=self.kind), self.say
+            )
+            return len(found)
 
     def manifest(self, revision: str) -> Manifest | None:
         """The manifest at a commit; None if there is none that this version reads."""
