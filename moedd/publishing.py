@@ -48,8 +48,7 @@ def run_push_to_hub(
     if as_json:
         print(json.dumps(_pushed(pushed), indent=1))
     elif not quiet:
-        on_main = options.branch == "main" and not options.create_pr
-        print(_pushed_text(pushed, len(read_manifest(found.folder).experts), on_main))
+        print(_pushed_text(pushed, len(read_manifest(found.folder).experts), options.on_main))
 
 
 def run_push(

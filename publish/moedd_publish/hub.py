@@ -15,42 +15,14 @@ from moedd_loaders.errors import ConflictError, NetworkError
 from moedd_loaders.hubclient import is_transient, status_of
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.validate import validate_set
-from moedd_publish.hubplan import Local, Plan, Remote, check_options, make_plan, unlike
+from moedd_publish.huboptions import PushOptions, check_branch, check_options
+from moedd_publish.hubplan import Local, Plan, Remote, make_plan, unlike
 from moedd_publish.hubrepo import HubRepo, quiet_client
 from moedd_publish.results import publishable
 
 __all__ = ["PushOptions", "Pushed", "plan_push", "push_to_hub"]
 
 COMMITS = 5  # how often a commit is tried on a head that keeps moving
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to publish. `private` None: as the account's rule, or the repository, has it.
-
-    `tag` None: "v" and the version; "": none. `results`: a file of further records. `bars`: show
-    the client's progress bars. For the others see `hubplan.make_plan`.
-    """
-
-    version: str | None = None
-    licence: str | None = None
-    private: bool | None = None
-    overwrite: bool = False
-    card_only: bool = False
-    replace_card: bool = False
-    formats: tuple[str, ...] | None = None
-    tag: str | None = None
-    revision: str | None = None
-    create_pr: bool = False
-    message: str | None = None
-    collection: str | None = None
-    results: Path | None = None
-    endpoint: str | None = None
-    bars: bool = False
-
-    @property
-    def branch(self) -> str:
-        return self.revision or "main"
 
 
 @dataclass(frozen=True)
@@ -134,22 +106,15 @@ def plan_push(
 
 
 def _local(folder: Path, options: PushOptions) -> Local:
-    check_options(
-        card_only=options.card_only,
-        overwrite=options.overwrite,
-        create_pr=options.create_pr,
-        revision=options.revision,
-        version=options.version,
-        licence=options.licence,
-        formats=options.formats,
-    )
+    check_options(options)
     manifest = validate_set(folder)
     return Local(folder, manifest, publishable(manifest, folder, options.results))
 
 
 def _plan(hub: HubRepo, local: Local, remote: Remote, options: PushOptions) -> Plan:
+    check_branch(options, remote.tags)
     named = options.tag
-    if named is None and (options.create_pr or options.branch != "main"):
+    if named is None and not options.on_main:
         named = ""  # what is only proposed, or on a branch, has no version's tag yet
 
     def look(commit: str) -> tuple[Manifest | None, Collection[str]]:
@@ -168,16 +133,20 @@ def _plan(hub: HubRepo, local: Local, remote: Remote, options: PushOptions) -> P
         replace_card=options.replace_card,
         formats=options.formats,
         tag=named,
-        branch=None if options.branch == "main" else options.branch,
+        branch=None if options.on_main or options.proposing else options.branch,
         look=look,
     )
 
 
 def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, say: Say) -> Pushed:
     branch = options.branch
-    if branch not in remote.branches and branch != "main" and remote.head:
+    new = branch not in remote.branches and branch != "main" and options.pull is None
+    if new and remote.head:
+        _plan(hub, local, remote, options)  # what would be refused is refused before it is made
         hub.create_branch(branch, remote.head)
     plan, commit, pull_request, changed = _commit(hub, local, remote, options, say)
+    if options.pull is not None:
+        pull_request = f"{hub.url}/discussions/{options.pull}"
     if changed:
         _verify(hub, plan, commit)
     if plan.tagging.note and not pull_request:

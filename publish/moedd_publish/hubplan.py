@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moedd_loaders.errors import ConflictError, UsageError
+from moedd_loaders.errors import ConflictError
 from moedd_loaders.manifest import MANIFEST, Manifest
 from moedd_loaders.records import Record
 from moedd_publish.card import FORMATS, OWNED_KEYS, render_card
@@ -27,7 +27,7 @@ from moedd_publish.contents import (
 from moedd_publish.hubtags import Look, Tagging, choose_tag
 from moedd_publish.results import merged
 
-__all__ = ["Local", "Plan", "Remote", "check_options", "make_plan", "unlike"]
+__all__ = ["Local", "Plan", "Remote", "make_plan", "unlike"]
 
 
 @dataclass(frozen=True)
@@ -204,34 +204,3 @@ def _check_overwrite(local: Local, remote: Remote, manifest: Manifest, overwrite
             )
         return
     check_replacement(remote.repo_id, local.manifest, manifest, published, overwrite)
-
-
-def check_options(
-    *,
-    card_only: bool,
-    overwrite: bool,
-    create_pr: bool,
-    revision: str | None,
-    version: str | None,
-    licence: str | None,
-    formats: Sequence[str] | None,
-) -> None:
-    """Options that contradict one another. Raises UsageError."""
-    if card_only and overwrite:
-        raise UsageError("--card-only leaves the images alone and --overwrite replaces them")
-    for option, given in (("--set-version", version), ("--license", licence)):
-        if card_only and given is not None:
-            raise UsageError(
-                f"{option} {given} changes moedd.json, which --card-only leaves alone, so the card "
-                "would contradict it: push without --card-only"
-            )
-    if card_only and formats is not None:
-        raise UsageError(
-            "--formats chooses what is sent of the images, which --card-only leaves alone: give "
-            "one of them"
-        )
-    if create_pr and revision not in (None, "main"):
-        raise UsageError(
-            f"--create-pr proposes a change of main and --revision {revision} is another branch: "
-            "give one of them"
-        )

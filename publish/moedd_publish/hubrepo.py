@@ -6,12 +6,12 @@ causes: what a server answers may hold anything, and a traceback would show it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, NetworkError
+from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, NetworkError, UsageError
 from moedd_loaders.hubclient import endpoint_url, explain, masked, patient, retried, status_of
 from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, read_manifest
 from moedd_loaders.records import Record
@@ -92,7 +92,8 @@ class HubRepo:
             )
 
     def read(self, revision: str = "main") -> Remote:
-        """What is there now, at one commit of the branch `revision` (main's, if there is none)."""
+        """What is there now, at one commit of `revision`: a branch (main's, if there is none), or
+        "refs/pr/N"."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         with self.asking(f"reading {self.repo_id}"):
@@ -104,10 +105,13 @@ class HubRepo:
             except RepositoryNotFoundError as error:
                 if isinstance(error, GatedRepoError):
                     raise
+                self._check_pull(revision, {})
                 return Remote(self.repo_id, exists=False)
-            refs = self._refs()
+            refs = self._refs(pulls=revision.startswith("refs/"))
             branches = {ref.name: ref.target_commit for ref in refs.branches}
-            head = branches.get(revision) or branches.get("main")
+            pulls = {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
+            self._check_pull(revision, pulls)
+            head = pulls.get(revision) or branches.get(revision) or branches.get("main")
             files = self.files(head) if head else {}
             return Remote(
                 self.repo_id,
@@ -120,6 +124,12 @@ class HubRepo:
                 tags={ref.name: ref.target_commit for ref in refs.tags},
                 branches=tuple(branches),
                 sdk=getattr(info, "sdk", None),
+            )
+
+    def _check_pull(self, revision: str, pulls: Collection[str]) -> None:
+        if revision.startswith("refs/pr/") and revision not in pulls:
+            raise UsageError(
+                f"{self.repo_id} has no pull request {revision[8:]}: give --create-pr to open one"
             )
 
     def files(self, revision: str) -> dict[str, Any]:

@@ -372,3 +372,50 @@ def test_records_and_preview_of_other_images_go_with_them(
     (folder / "assets" / "preview.png").unlink()
     (folder / "benchmarks" / "results.jsonl").unlink()
     assert not push(folder, "someone/whole").changed
+
+
+def test_a_pull_request_is_addressed_by_its_reference(
+    folder: Path, other: Path, hub: HubServer
+) -> None:
+    push(folder)
+    repo = the_repo(hub)
+    head = repo.branches["main"]
+    options = {"overwrite": True, "version": "1.1.0"}
+    first = push(other, create_pr=True, **options)
+    more = folder.parent / "more.jsonl"
+    record = hubfactories.make_record(read_manifest(other), network="vgg11")
+    more.write_text(record.model_dump_json() + "\n")
+    second = push(other, revision="refs/pr/1", results=more, **options)
+    assert repo.branches == {"main": head}
+    assert repo.pulls == {1: second.sha}
+    assert repo.resolve("refs/pr/1").parent == first.sha
+    assert (second.changed, second.tag, second.pull_request) == (True, None, first.pull_request)
+    again = push(other, revision="refs/pr/1", results=more, **options)
+    assert (again.changed, again.sha) == (False, second.sha)
+    assert repo.tags == {"v1.0.0": head}
+
+
+def test_what_is_no_branch(folder: Path, other: Path, hub: HubServer) -> None:
+    with pytest.raises(UsageError, match="has no pull request 1: give --create-pr"):
+        push(folder, revision="refs/pr/1")
+    assert hub.store.repos == {}
+    push(folder)
+    repo = the_repo(hub)
+    hub.log.clear()
+    for revision, said in (
+        ("refs/pr/1", "has no pull request 1"),
+        ("refs/heads/trial", "expected a name such as trial"),
+        ("refs/pr/x", "expected a name such as trial"),
+        (repo.branches["main"], "expected a name such as trial"),
+        ("v1.0.0", "is a tag, and tags do not move"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            push(folder, revision=revision)
+        with pytest.raises(UsageError, match=said):
+            plan_push(folder, "someone/toy", PushOptions(revision=revision), say=SILENT)
+    with pytest.raises(UsageError, match="only proposes it"):
+        push(folder, create_pr=True, tag="mine")
+    with pytest.raises(ConflictError, match="--overwrite"):
+        push(other, revision="trial")
+    assert list(repo.branches) == ["main"]
+    assert writes(hub.log) == []
