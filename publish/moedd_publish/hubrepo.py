@@ -236,15 +236,23 @@ class HubRepo:
             )
 
     def proposed(self, plan: Plan) -> tuple[str, str] | None:
-        """Reference and commit of a pull request that holds just what a plan wants."""
+        """Reference and commit of an open pull request that holds just what a plan wants."""
         with self.asking(f"reading {self.repo_id}"):
             pulls = self._refs(pulls=True).pull_requests or []
             for pull in pulls[::-1][:_PULLS_READ]:
                 files = self.files(pull.target_commit)
                 alike = not any(unlike(item, files.get(item.path)) for item in plan.everything)
-                if alike and not any(path in files for path in plan.deletes):
+                alike = alike and not any(path in files for path in plan.deletes)
+                if alike and self._is_open(int(pull.ref.rsplit("/", 1)[1])):
                     return pull.ref, pull.target_commit
         return None
+
+    def _is_open(self, number: int) -> bool:
+        found = retried(
+            lambda: self.api.get_discussion_details(self.repo_id, number, repo_type=self.kind),
+            self.say,
+        )
+        return found.status in ("open", "draft")
 
     def tag(self, name: str, commit: str) -> None:
         """Tag a commit; a tag of that name on another commit is a conflict."""

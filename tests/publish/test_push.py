@@ -12,7 +12,7 @@ import pytest
 from hub_faults import Asked
 from hub_server import HubServer
 from hub_store import File
-from hubfactories import log_in, the_repo
+from hubfactories import the_repo
 
 from moedd_loaders.errors import (
     AuthError,
@@ -212,59 +212,6 @@ def test_a_dry_run_writes_nothing(folder: Path, other: Path, hub: HubServer) -> 
     assert writes(hub.log) == []
 
 
-def test_a_pull_request(
-    folder: Path, other: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    push(folder)
-    repo = the_repo(hub)
-    head = repo.branches["main"]
-    options = {"overwrite": True, "version": "1.1.0", "create_pr": True}
-    pushed = push(other, **options)
-    assert pushed.pull_request is not None
-    assert pushed.pull_request.endswith("/discussions/1")
-    assert pushed.tag is None
-    assert repo.branches["main"] == head
-    assert repo.pulls == {1: pushed.sha}
-    again = push(other, **options)
-    assert (again.changed, again.sha) == (False, pushed.sha)
-    assert list(repo.pulls) == [1]
-    # Somebody who may not write to it may propose too; whoever may read only, may not.
-    log_in(monkeypatch, "hf_other")
-    theirs = push(other, **{**options, "version": "1.2.0"})
-    assert repo.pulls == {1: pushed.sha, 2: theirs.sha}
-    log_in(monkeypatch, "hf_reader")
-    with pytest.raises(AuthError, match="needs the right to write"):
-        push(other, **{**options, "version": "1.3.0"})
-
-
-def test_a_lost_answer_of_a_pull_request_is_found_again(folder: Path, hub: HubServer) -> None:
-    push(folder, card_only=False)
-    repo = the_repo(hub)
-    more = folder.parent / "more.jsonl"
-    record = hubfactories.make_record(read_manifest(folder), network="vgg11")
-    more.write_text(record.model_dump_json() + "\n")
-    hub.faults.add("commit", "lost")
-    pushed = push(folder, create_pr=True, results=more)
-    assert list(repo.pulls) == [1]
-    assert pushed.sha == repo.pulls[1]
-    assert pushed.changed
-
-
-def test_a_branch(folder: Path, hub: HubServer) -> None:
-    push(folder)
-    repo = the_repo(hub)
-    head = repo.branches["main"]
-    more = folder.parent / "more.jsonl"
-    record = hubfactories.make_record(read_manifest(folder), network="vgg11")
-    more.write_text(record.model_dump_json() + "\n")
-    pushed = push(folder, revision="trial", results=more)
-    assert repo.branches == {"main": head, "trial": pushed.sha}
-    assert pushed.tag is None
-    assert repo.tags == {"v1.0.0": head}
-    with pytest.raises(UsageError, match="give one of them"):
-        push(folder, revision="trial", create_pr=True)
-
-
 def test_card_only(folder: Path, other: Path, hub: HubServer) -> None:
     with pytest.raises(ConflictError, match="without --card-only"):
         push(folder, card_only=True)
@@ -372,50 +319,3 @@ def test_records_and_preview_of_other_images_go_with_them(
     (folder / "assets" / "preview.png").unlink()
     (folder / "benchmarks" / "results.jsonl").unlink()
     assert not push(folder, "someone/whole").changed
-
-
-def test_a_pull_request_is_addressed_by_its_reference(
-    folder: Path, other: Path, hub: HubServer
-) -> None:
-    push(folder)
-    repo = the_repo(hub)
-    head = repo.branches["main"]
-    options = {"overwrite": True, "version": "1.1.0"}
-    first = push(other, create_pr=True, **options)
-    more = folder.parent / "more.jsonl"
-    record = hubfactories.make_record(read_manifest(other), network="vgg11")
-    more.write_text(record.model_dump_json() + "\n")
-    second = push(other, revision="refs/pr/1", results=more, **options)
-    assert repo.branches == {"main": head}
-    assert repo.pulls == {1: second.sha}
-    assert repo.resolve("refs/pr/1").parent == first.sha
-    assert (second.changed, second.tag, second.pull_request) == (True, None, first.pull_request)
-    again = push(other, revision="refs/pr/1", results=more, **options)
-    assert (again.changed, again.sha) == (False, second.sha)
-    assert repo.tags == {"v1.0.0": head}
-
-
-def test_what_is_no_branch(folder: Path, other: Path, hub: HubServer) -> None:
-    with pytest.raises(UsageError, match="has no pull request 1: give --create-pr"):
-        push(folder, revision="refs/pr/1")
-    assert hub.store.repos == {}
-    push(folder)
-    repo = the_repo(hub)
-    hub.log.clear()
-    for revision, said in (
-        ("refs/pr/1", "has no pull request 1"),
-        ("refs/heads/trial", "expected a name such as trial"),
-        ("refs/pr/x", "expected a name such as trial"),
-        (repo.branches["main"], "expected a name such as trial"),
-        ("v1.0.0", "is a tag, and tags do not move"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            push(folder, revision=revision)
-        with pytest.raises(UsageError, match=said):
-            plan_push(folder, "someone/toy", PushOptions(revision=revision), say=SILENT)
-    with pytest.raises(UsageError, match="only proposes it"):
-        push(folder, create_pr=True, tag="mine")
-    with pytest.raises(ConflictError, match="--overwrite"):
-        push(other, revision="trial")
-    assert list(repo.branches) == ["main"]
-    assert writes(hub.log) == []
