@@ -189,6 +189,7 @@ def _pushed(pushed: Pushed) -> dict[str, object]:
         "sha": pushed.sha,
         "version": pushed.version,
         "tag": pushed.tag,
+        "tagged": pushed.tagged,
         "changed": pushed.changed,
         "visibility": "private" if pushed.private else "public",
         "pull_request": pushed.pull_request,
@@ -205,7 +206,8 @@ def _pushed_text(pushed: Pushed, experts: int, on_main: bool) -> str:
             if pushed.pull_request
             else (f"already published at {pushed.sha}")
         )
-        return f"{pushed.repo_id}: {what}; nothing was changed"
+        done = f"tagged {pushed.tag}; no file" if pushed.tagged else "nothing"
+        return f"{pushed.repo_id}: {what}; {done} was changed"
     seen = "private" if pushed.private else "public"
     where = pushed.pull_request or f"{pushed.url} ({seen})"
     tagged = f", tag {pushed.tag}" if pushed.tag else ""

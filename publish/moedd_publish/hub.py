@@ -27,9 +27,10 @@ COMMITS = 5  # how often a commit is tried on a head that keeps moving
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of a push. `changed` is False where everything was there already.
+    """What came of a push. `changed` is False where every file was there already.
 
-    `tag` is the one that names this version, None if none was asked for.
+    `tag` is the one that names this version, None if none was asked for; `tagged` is True if this
+    push made it.
     """
 
     repo_id: str
@@ -37,6 +38,7 @@ class Pushed:
     sha: str
     version: str
     tag: str | None
+    tagged: bool
     changed: bool
     private: bool
     pull_request: str | None
@@ -151,7 +153,8 @@ def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, s
         _verify(hub, plan, commit)
     if plan.tagging.note and not pull_request:
         say(plan.tagging.note)
-    if plan.tag and plan.tagging.new and not pull_request:
+    tagged = plan.tag is not None and plan.tagging.new and not pull_request
+    if plan.tag and tagged:
         hub.tag(plan.tag, commit)
     if options.collection and not pull_request:
         hub.collect(options.collection)
@@ -161,6 +164,7 @@ def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, s
         sha=commit,
         version=plan.manifest.version,
         tag=None if pull_request else plan.tag,
+        tagged=tagged,
         changed=changed,
         private=bool(remote.private),
         pull_request=pull_request,

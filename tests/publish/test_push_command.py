@@ -267,3 +267,19 @@ def test_a_dry_run_needs_the_rights_that_are_used(
         log_in(monkeypatch, token)
         told = cli(*options, "--dry-run")
         assert (told.code, cli(*options).code) == (code, code), (token, options, told.err)
+
+
+def test_a_tag_alone_is_told(folder: Path, hub: HubServer) -> None:
+    """As where the push before broke off between the commit and its tag."""
+    cli("push-to-hub", folder, "someone/toy")
+    repo = the_repo(hub)
+    commit = repo.tags.pop("v1.0.0")
+    told = cli("push-to-hub", folder, "someone/toy")
+    said = f"someone/toy: already published at {commit}; tagged v1.0.0; no file was changed"
+    assert said in told.out
+    assert repo.tags == {"v1.0.0": commit}
+    del repo.tags["v1.0.0"]
+    shown = json.loads(cli("push-to-hub", folder, "someone/toy", "--json").out)
+    assert (shown["changed"], shown["tagged"], shown["tag"]) == (False, True, "v1.0.0")
+    shown = json.loads(cli("push-to-hub", folder, "someone/toy", "--json").out)
+    assert (shown["changed"], shown["tagged"], shown["tag"]) == (False, False, "v1.0.0")
