@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, NetworkError, UsageError
-from moedd_loaders.hubclient import endpoint_url, explain, masked, patient, retried, status_of
+from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, UsageError
+from moedd_loaders.hubclient import endpoint_url, patient, retried, status_of
 from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, read_manifest
 from moedd_loaders.records import Record
 from moedd_publish.contents import CARD
+from moedd_publish.huberrors import publishing_error
 from moedd_publish.hubplan import Plan, Remote, unlike
 from moedd_publish.results import readable_records
 
@@ -56,14 +57,7 @@ class HubRepo:
         try:
             yield
         except Exception as error:
-            found = explain(error, doing, self.repo_id, self.endpoint, writing=True)
-            if found is None and isinstance(error, ValueError) and "README.md" in str(error):
-                said = " ".join(masked(str(error)).split()).rstrip(".")
-                found = InvalidSetError(f"the Hub refuses the card of {self.repo_id}: {said}")
-            if found is None and isinstance(error, (ValueError, RuntimeError, OSError)):
-                said = " ".join(masked(str(error)).split()).rstrip(".")[:200]
-                found = NetworkError(f"{doing} failed ({said}): run it again")
-            raise (found or error) from None
+            raise publishing_error(error, doing, self.repo_id, self.endpoint) from None
 
     def account(self) -> str:
         """The name of the token's account; completes a bare `repo_id`."""
