@@ -47,7 +47,8 @@ def open_shelf(url: str) -> tuple[Any, str]:
 
 def plain_url(url: str) -> str:
     """A URL without the name and password that may stand in it, as it may be shown."""
-    return re.sub(r"://[^/@\s]*@", "://", url)
+    # A password may hold what should be escaped there: "@", even "/". HOST:PORT/ is no password.
+    return re.sub(r"://(?:[^/\s]*|[^/\s:@]*:(?!\d*(?:/|\s|$))\S*)@", "://", url)
 
 
 def fetch_url(url: str, *, offline: bool | None = None) -> Path:

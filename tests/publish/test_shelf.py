@@ -221,6 +221,27 @@ def test_a_password_in_an_address_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:s@cret@host.org/set", "https://host.org/set"),
+        ("https://me:s@cr@et@host.org:80/set@2", "https://host.org:80/set@2"),
+        ("https://me:s/cret@host.org/set", "https://host.org/set"),
+        ("https://secret@host.org/set", "https://host.org/set"),
+        ("sftp://me:@host.org/set", "sftp://host.org/set"),
+        ("https://host.org:8080/a@b/set", "https://host.org:8080/a@b/set"),
+        ("s3://bucket/a@b/set", "s3://bucket/a@b/set"),
+        ("file:///home/me@work/set", "file:///home/me@work/set"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(url: str, shown: str) -> None:
+    from moedd_loaders.shelf import explain_shelf, plain_url
+
+    assert plain_url(url) == shown
+    said = str(explain_shelf(OSError(f"no {url} here, ask a@b.org"), url, "reading"))
+    assert f"no {shown} here, ask a@b.org" in said
+
+
 def test_a_name_of_the_hub_as_an_address(hub: Any, folder: Path) -> None:
     from moedd_publish.hub import push_to_hub
 
