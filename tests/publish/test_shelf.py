@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,18 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     """A local S3 (moto's server)."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     yield f"http://127.0.0.1:{port}"
@@ -71,6 +76,57 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     if not system.exists(name):
         system.mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="module")
+def gcs_server() -> Iterator[str]:
+    """A local Google Cloud Storage with one bucket."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+def test_gcs_and_back(folder: Path, gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gcsfs
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server)
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    url = "gs://bucket/sets/toy"
+    told = cli("push", folder, url)
+    assert told.code == 0, told.err
+    assert f'load_distilled("{url}", fuse="mixup")' in told.out
+    loaded = load_distilled(url, fuse="mixup")
+    assert torch.equal(loaded.images, load_distilled(folder).images)
+    assert not push_to_url(folder, url).changed
+    other = folder.parent / "other" / "toy"
+    factories.make_set(other, seed=4, rules=(factories.ROW_TILES,))
+    made = push_to_url(other, url, overwrite=True, version="1.1.0")
+    assert {"webdataset/train-00001.tar", "benchmarks/results.jsonl"} <= set(made.deleted)
+    assert torch.equal(load_distilled(url).images, load_distilled(other).images)
+    with pytest.raises(SetNotFoundError, match="there is no set at"):
+        load_distilled("gs://bucket/nothing")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [("gs://b/toy", "gcsfs", "gcs"), ("gcs://b/toy", "gcsfs", "gcs"), ("s3://b/toy", "s3fs", "s3")],
+)
+def test_a_package_that_is_missing_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str
+) -> None:
+    from fsspec.registry import _registry
+
+    monkeypatch.delitem(_registry, url.split(":")[0], raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    for use in (lambda: push_to_url(folder, url), lambda: load_distilled(url)):
+        with pytest.raises(UsageError, match=rf"pip install moedd\[{extra}\]"):
+            use()
 
 
 def test_s3_and_back(folder: Path, bucket: str) -> None:
