@@ -152,7 +152,7 @@ def _words(
         "decode_warning": warning,
         "fuse": ', fuse="mixup"' if len(experts) > 1 else "",
         "decode_snippet": _fill("decode.md", {"mean": str(mean)}) if warning else "",
-        "results": cardtext.results(records),
+        "results": cardtext.results(manifest, records),
         "what": _contents(formats),
         "expert_rows": "\n".join(map(cardtext.expert_row, experts)),
         "images": str(budget.images),
