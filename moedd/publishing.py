@@ -33,7 +33,7 @@ def run_push_to_hub(
     """`moedd push-to-hub`: publish a set, or say what publishing it would do."""
     if not xet:
         without_xet()
-    options = replace(options, formats=chosen_formats(formats))
+    options = replace(options, formats=None if formats is None else chosen_formats(formats))
     found = resolve(name)
     silent = quiet or as_json
     say = (lambda _: None) if silent else _say
@@ -48,7 +48,7 @@ def run_push_to_hub(
     if as_json:
         print(json.dumps(_pushed(pushed), indent=1))
     elif not quiet:
-        print(_pushed_text(pushed, len(read_manifest(found.folder).experts)))
+        print(_pushed_text(pushed, len(read_manifest(found.folder).experts), options.on_main))
 
 
 def run_push(
@@ -189,6 +189,7 @@ def _pushed(pushed: Pushed) -> dict[str, object]:
         "sha": pushed.sha,
         "version": pushed.version,
         "tag": pushed.tag,
+        "tagged": pushed.tagged,
         "changed": pushed.changed,
         "visibility": "private" if pushed.private else "public",
         "pull_request": pushed.pull_request,
@@ -198,18 +199,22 @@ def _pushed(pushed: Pushed) -> dict[str, object]:
     }
 
 
-def _pushed_text(pushed: Pushed, experts: int) -> str:
+def _pushed_text(pushed: Pushed, experts: int, on_main: bool) -> str:
     if not pushed.changed:
         what = (
             f"proposed already: {pushed.pull_request}"
             if pushed.pull_request
             else (f"already published at {pushed.sha}")
         )
-        return f"{pushed.repo_id}: {what}; nothing was changed"
+        done = f"tagged {pushed.tag}; no file" if pushed.tagged else "nothing"
+        return f"{pushed.repo_id}: {what}; {done} was changed"
     seen = "private" if pushed.private else "public"
     where = pushed.pull_request or f"{pushed.url} ({seen})"
     tagged = f", tag {pushed.tag}" if pushed.tag else ""
-    name = f"{pushed.repo_id}@{pushed.tag}" if pushed.tag else pushed.repo_id
+    if pushed.tag:
+        name = f"{pushed.repo_id}@{pushed.tag}"
+    else:  # on a branch, or only proposed: the name alone would load another commit
+        name = pushed.repo_id if on_main else f"{pushed.repo_id}@{pushed.sha}"
     return (
         f"published: {where}\n"
         f"commit:    {pushed.sha} (version {pushed.version}{tagged}); every checksum agrees\n"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 STATUSES = (401, 403, 404, 409, 412, 429, 500, 503)
 KINDS = (*map(str, STATUSES), "drop", "slow", "truncate", "lost")
 """A status is answered instead of the request's own answer; `drop` closes the connection before
-anything is done; `slow` stalls in the middle of the body; `truncate` takes half of an upload and
-closes the connection; `lost` does all that was asked for and closes without an answer."""
+anything is done; `slow` stalls in the middle of the body (of the head, where there is no body);
+`truncate` takes half of an upload and closes the connection; `lost` does all that was asked for and
+closes without an answer."""
 
 _CODES = {401: None, 403: None, 404: "RepoNotFound"}
 

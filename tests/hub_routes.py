@@ -32,6 +32,7 @@ _ROUTES: list[tuple[str, str, str]] = [
     ("POST", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/commit/[^/]+", "commit"),
     ("GET", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/refs", "refs"),
     ("GET", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/commits/[^/]+", "commits"),
+    ("GET", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/discussions/\d+", "discussion"),
     ("POST", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/tag/[^/]+", "tag"),
     ("POST", r"/api/(?:models|datasets|spaces)/[^/]+/[^/]+/branch/[^/]+", "branch"),
     ("POST", r"/.+\.git/info/lfs/objects/batch", "lfs-batch"),
@@ -131,6 +132,30 @@ def _commit(request: Request) -> Answer:
     return as_json(body)
 
 
+def _discussion(request: Request) -> Answer:
+    """Pull requests only; of what was said there nothing."""
+    repo = repo_of(request)
+    number = int(request.parts[5])
+    if number not in repo.pulls:
+        raise Refused(404, "Discussion not found")
+    made = repo.commits[repo.pulls[number]]
+    return as_json(
+        {
+            "title": made.title,
+            "num": number,
+            "author": {"name": made.author},
+            "createdAt": made.date,
+            "status": "closed" if number in repo.closed else "open",
+            "repo": {"name": repo.id, "type": repo.kind[:-1]},
+            "isPullRequest": True,
+            "changes": {"base": "refs/heads/main"},
+            "filesWithConflicts": [],
+            "events": [],
+            "diff": "",
+        }
+    )
+
+
 def _tag(request: Request) -> Answer:
     repo = repo_of(request, write=True)
     request.store.tag(repo, request.parts[5], request.json()["tag"])
@@ -210,6 +235,7 @@ _SERVE: dict[str, Callable[[Request], Answer]] = {
     "commit": _commit,
     "refs": hub_content.refs,
     "commits": hub_content.commits,
+    "discussion": _discussion,
     "tag": _tag,
     "branch": _branch,
     "lfs-batch": hub_content.lfs_batch,

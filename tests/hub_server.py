@@ -198,11 +198,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: dict[str, str], data: bytes, slow: bool) -> None:
         self.send_response(status)
+        bare = self.command == "HEAD" or not data
+        if slow and bare:
+            self.flush_headers()
+            time.sleep(self.hub.stall)
         self.send_header("Content-Length", headers.pop("Content-Length", str(len(data))))
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command == "HEAD" or status == 304:
+        if bare or status == 304:
             return
         if slow:
             middle = len(data) // 2

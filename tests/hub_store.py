@@ -101,6 +101,7 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[int, str] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)
     objects: dict[str, bytes] = field(default_factory=dict)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +11,9 @@ from typing import Any
 
 import factories
 import pytest
+from hub_card import front_matter
 from hub_server import HubServer
-from hub_store import Commit, Repo
+from hub_store import Commit, File, Repo
 
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.records import Record, append_records
@@ -120,17 +123,60 @@ def broken_states(repo: Repo) -> list[str]:
     ]
 
 
-def _problems(commit: Commit) -> list[str]:
-    import json
+def missing_files(commit: Commit) -> list[str]:
+    """Paths of the card's configurations that no file of the commit has; should be empty."""
+    card = front_matter(commit.files.get("README.md", File(b"")).data.decode()) or {}
+    patterns = [
+        pattern
+        for config in card.get("configs", [])
+        for split in config["data_files"]
+        for pattern in ([split["path"]] if isinstance(split["path"], str) else split["path"])
+    ]
+    return [p for p in patterns if not fnmatch.filter(commit.files, p)]
 
+
+def _problems(commit: Commit) -> list[str]:
     described = commit.files.get("moedd.json")
-    payload = [path for path in commit.files if path.split("/")[0] in ("data", "tensors")]
+    ours = ("data", "tensors", "webdataset", "recipe", "benchmarks")
+    payload = [path for path in commit.files if path.split("/")[0] in ours]
     if described is None:
         return [f"{path} without a manifest" for path in payload]
-    listed = json.loads(described.data)["files"]
-    wrong = [
+    manifest = json.loads(described.data)
+    listed = {path: entry["sha256"] for path, entry in manifest["files"].items()}
+    # The formats that were left out are not among the checksums.
+    sums = commit.files.get("checksums.sha256", File(b"")).data.decode().split()
+    published = dict(zip(sums[1::2], sums[::2], strict=True))
+    known = {**listed, "moedd.json": described.sha256}
+    wrong = [path for path, digest in published.items() if known.get(path) != digest]
+    wrong += [
         path
-        for path, entry in listed.items()
-        if path not in commit.files or commit.files[path].sha256 != entry["sha256"]
+        for path in published
+        if path not in commit.files or commit.files[path].sha256 != published[path]
     ]
-    return wrong + [path for path in payload if path not in listed]
+    wrong += [path for path in payload if path not in published and path not in BENCHMARKS]
+    if "tensors/distilled.safetensors" not in published:
+        wrong.append("no tensors")
+    return wrong + missing_files(commit) + _benchmark_problems(commit, manifest["training_sha256"])
+
+
+BENCHMARKS = ("benchmarks/results.jsonl", "benchmarks/results.parquet")
+
+
+def _benchmark_problems(commit: Commit, training_sha256: str) -> list[str]:
+    """Records of other images, or a table that does not say what the lines say."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    there = [path for path in BENCHMARKS if path in commit.files]
+    if not there:
+        return []
+    if len(there) == 1:
+        return [f"{there[0]} alone"]
+    lines, table = (commit.files[path].data for path in BENCHMARKS)
+    records = [json.loads(line) for line in lines.splitlines()]
+    rows = pq.read_table(io.BytesIO(table)).to_pylist()
+    wrong = [f"a record of {r['set_hash']}" for r in records if r["set_hash"] != training_sha256]
+    keys = ("set_hash", "network", "variant", "fuse", "accuracy", "created")
+    said, shown = ([[row[key] for key in keys] for row in of] for of in (records, rows))
+    return wrong if said == shown else [*wrong, "records and their table differ"]

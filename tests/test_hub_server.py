@@ -37,12 +37,14 @@ def api(hub: HubServer) -> HfApi:
 
 
 def ask(
-    hub: HubServer, method: str, path: str, body: bytes = b"", **headers: str
+    hub: HubServer, method: str, path: str, body: bytes = b"", **headers: str | None
 ) -> tuple[int, dict[str, str], bytes]:
     """A request without any client's help."""
     connection = http.client.HTTPConnection(urlsplit(hub.url).netloc, timeout=10)
     headers = {key.replace("_", "-"): value for key, value in headers.items()}
-    connection.request(method, path, body, {"Authorization": "Bearer hf_writer", **headers})
+    headers = {"Authorization": "Bearer hf_writer", **headers}
+    sent = {key: value for key, value in headers.items() if value is not None}
+    connection.request(method, path, body, sent)
     answer = connection.getresponse()
     data = answer.read()
     connection.close()
@@ -214,10 +216,19 @@ def test_every_fault(api: HfApi, hub: HubServer) -> None:
         hub.faults.add("info", kind)
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             ask(hub, "GET", f"/api/datasets/{ID}")
-    hub.faults.add("info", "slow")
-    began = time.perf_counter()
-    assert ask(hub, "GET", f"/api/datasets/{ID}")[0] == 200
-    assert time.perf_counter() - began >= hub.stall
+    data = b"large"
+    oid = hashlib.sha256(data).hexdigest()
+    for route, method, path, body in (
+        ("info", "GET", f"/api/datasets/{ID}", b""),
+        ("head", "HEAD", f"/datasets/{ID}/resolve/main/.gitattributes", b""),
+        ("lfs-put", "PUT", f"/lfs/datasets/{ID}/{oid}?size=5", data),
+    ):
+        fault = hub.faults.add(route, "slow")
+        began = time.perf_counter()
+        token = None if route == "lfs-put" else "Bearer hf_writer"
+        assert ask(hub, method, path, body, Authorization=token)[0] == 200
+        assert time.perf_counter() - began >= hub.stall
+        assert fault.hits == 1
     hub.faults.add("branch", "lost")
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         ask(hub, "POST", f"/api/datasets/{ID}/branch/made", b"{}")

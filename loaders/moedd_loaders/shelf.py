@@ -28,6 +28,8 @@ from moedd_loaders.manifest import MANIFEST, parse_manifest, tensor_files
 
 __all__ = ["explain_shelf", "fetch_url", "open_shelf", "plain_url", "shelf_folder"]
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+
 
 def open_shelf(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path on it, without a slash at the end.
@@ -41,14 +43,18 @@ def open_shelf(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url.rstrip("/"))
     except (ImportError, ValueError) as error:
         scheme = url.split("://")[0]
-        extra = ": pip install moedd[s3]" if scheme == "s3" else ""
+        needed = _EXTRAS.get(scheme)
+        extra = (
+            f": pip install moedd[{needed}]" if needed and isinstance(error, ImportError) else ""
+        )
         raise UsageError(f"{scheme}:// addresses cannot be read here ({error}){extra}") from None
     return system, path
 
 
 def plain_url(url: str) -> str:
     """A URL without the name and password that may stand in it, as it may be shown."""
-    return re.sub(r"://[^/@\s]*@", "://", url)
+    # A password may hold what should be escaped there: "@", even "/". HOST:PORT/ is no password.
+    return re.sub(r"://(?:[^/\s]*|[^/\s:@]*:(?!\d*(?:/|\s|$))\S*)@", "://", url)
 
 
 def fetch_url(url: str, *, offline: bool | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +12,12 @@ from moedd_publish.leaderboard import Board, Line
 
 __all__ = ["board_plot"]
 
-_PANELS = 4  # networks shown, the most used first
+_COLUMNS = 4  # panels side by side
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#4b5563")
 
 
 def board_plot(board: Board) -> str:
-    """An `<svg>` of the first networks of a board; equal text for equal boards.
+    """An `<svg>` of all networks of a board, the most used first; equal text for equal boards.
 
     Each method has a colour; of a set's ways of fusing the best one is drawn. Random real images
     are grey, all real images a dashed line.
@@ -24,7 +25,9 @@ def board_plot(board: Board) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    networks = board.networks[:_PANELS]
+    networks = board.networks
+    columns = min(_COLUMNS, len(networks))
+    rows = math.ceil(len(networks) / columns)
     methods = sorted({line.entry.methods for line in board.lines if line.entry})
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(methods)}
     settings: Any = {
@@ -34,11 +37,16 @@ def board_plot(board: Board) -> str:
         "text.parse_math": False,
     }
     with rc_context(settings):
-        figure = Figure(figsize=(max(5.0, 3.4 * len(networks) + 0.6), 3.4), layout="constrained")
-        axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+        size = (max(5.0, 3.4 * columns + 0.6), 3.0 * rows + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for row in grid:
+            row[0].set_ylabel("accuracy %")
+        for spare in grid.flat[len(networks) :]:
+            spare.remove()
+        axes = list(grid.flat[: len(networks)])
         for axis, network in zip(axes, networks, strict=True):
             _panel(axis, board, network, colours)
-        axes[0].set_ylabel("accuracy %")
         handles, names = axes[0].get_legend_handles_labels()
         for axis in axes[1:]:
             more = zip(*axis.get_legend_handles_labels(), strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 from moedd_loaders.manifest import Manifest, parquet_path, tar_path
 from moedd_loaders.records import Record
@@ -43,6 +44,8 @@ def render_card(
     repo_id: str | None = None,
     formats: Sequence[str] = FORMATS,
     place: str | None = None,
+    tag: str | None = None,
+    branch: str | None = None,
 ) -> str:
     """The whole README.md of a set.
 
@@ -51,6 +54,8 @@ def render_card(
         repo_id: where the set is published on the Hub; None for a set elsewhere.
         place: what loads it; `repo_id`, or "path/to/NAME", by default.
         formats: the containers that are there.
+        tag: what names this state of `repo_id` for ever; None if nothing does.
+        branch: where it is on the Hub, if that is not the main branch.
     """
     import yaml  # here, as machines that only distil may lack it
 
@@ -60,7 +65,11 @@ def render_card(
         allow_unicode=True,
         default_flow_style=False,
     )
+    if repo_id and branch and place is None:
+        place = f"{repo_id}@{branch}"
     words = _words(manifest, records, repo_id, formats)
+    words["versions"] = _versions(manifest, repo_id, tag, place or repo_id)
+    words["readers"] = _readers(manifest, bool(records), repo_id, formats, tag, branch)
     if place is not None:
         words["place"] = place
     return f"---\n{front}---\n{_fill('card.md', words)}"
@@ -142,9 +151,8 @@ def _words(
         "claim": cardtext.claim(manifest, records),
         "decode_warning": warning,
         "fuse": ', fuse="mixup"' if len(experts) > 1 else "",
-        "readers": _readers(manifest, bool(records), repo_id, formats),
         "decode_snippet": _fill("decode.md", {"mean": str(mean)}) if warning else "",
-        "results": cardtext.results(records),
+        "results": cardtext.results(manifest, records),
         "what": _contents(formats),
         "expert_rows": "\n".join(map(cardtext.expert_row, experts)),
         "images": str(budget.images),
@@ -161,14 +169,18 @@ def _words(
         "source": f"{origin}{revision}, split `{source.split}`",
         "license": source.license,
         "notes": "".join(f"* {note}\n" for note in source.notes),
-        "versions": _versions(manifest, repo_id),
         "citation": cardtext.citation(manifest),
         "stamp": "",
     }
 
 
 def _readers(
-    manifest: Manifest, benchmarks: bool, repo_id: str | None, formats: Sequence[str]
+    manifest: Manifest,
+    benchmarks: bool,
+    repo_id: str | None,
+    formats: Sequence[str],
+    tag: str | None,
+    branch: str | None,
 ) -> str:
     """Snippets for other libraries: those whose files are there, at the place where they are."""
     kind = "hub" if repo_id else "disk"
@@ -178,12 +190,15 @@ def _readers(
         tars = f"{tar_path(0)[:-9]}{{00000..{shards - 1:05d}}}.tar"
     words = {
         "place": repo_id or f"path/to/{manifest.name}",
-        "tag": f"v{manifest.version}",
+        "at": f"@{quote(tag or branch or '', safe='')}" if tag or branch else "",
+        "revision": f', revision="{branch}"' if branch else "",
         "tars": f'"path/to/{manifest.name}/{tars}"',
         "benchmarks": "",
     }
     if benchmarks and repo_id and "parquet" in formats:
-        line = f'records = load_dataset("{repo_id}", "benchmarks", split="train")'
+        line = (
+            f'records = load_dataset("{repo_id}", "benchmarks", split="train"{words["revision"]})'
+        )
         words["benchmarks"] = f"{line}  # one row per trained network\n"
     shown = [_fill(f"{name}-{kind}.md", words) for name in FORMATS if name in formats]
     return "\nThe rows are also readable without moedd.\n" + "".join(shown)
@@ -200,13 +215,18 @@ def _contents(formats: Sequence[str]) -> str:
     )
 
 
-def _versions(manifest: Manifest, repo_id: str | None) -> str:
+def _versions(manifest: Manifest, repo_id: str | None, tag: str | None, place: str | None) -> str:
     version = manifest.version
     if repo_id is None:
         return f"Version {version}."
+    if tag is None:
+        return (
+            f"This is version {version}. No tag names it: `moedd pull {place}` tells its commit, "
+            f'and `load_distilled("{repo_id}@COMMIT")` gives this one whatever comes after it.'
+        )
     return (
-        f"This is version {version}. Each version is a tag that never moves: "
-        f'`load_distilled("{repo_id}@v{version}")` gives this one whatever comes after it.'
+        f"This is version {version}, under the tag `{tag}`. Tags never move: "
+        f'`load_distilled("{repo_id}@{tag}")` gives this one whatever comes after it.'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from moedd_loaders.manifest import ExpertEntry, Manifest, TilesDecode
 from moedd_loaders.records import Record
@@ -54,8 +55,9 @@ def claim(manifest: Manifest, records: Sequence[Record]) -> str:
     return f"{what}\n\n{number}{'; ' + ', '.join(others) if others else ''}."
 
 
-def results(records: Sequence[Record]) -> str:
-    """The table of all published records, one row per training data, network and recipe."""
+def results(manifest: Manifest, records: Sequence[Record]) -> str:
+    """The table of all published records, one row per training data, network and recipe; what
+    should stand beside them and was not measured is told, too."""
     rows = scores(records)
     if not rows:
         return "None published yet. `moedd evaluate` makes records, `moedd push-to-hub` adds them."
@@ -63,11 +65,17 @@ def results(records: Sequence[Record]) -> str:
         "| network | recipe | trained on | training images | accuracy % | n |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row.network} | {row.recipe.title} | {variant_title(row.variant, row.fuse)} | "
-        f"{row.n_train} | {row.text} | {row.n} |"
-        for row in rows
-    ]
+    for (recipe, network), group in groupby(rows, lambda row: (row.recipe, row.network)):
+        same = list(group)
+        told = [
+            (variant_title(row.variant, row.fuse), f"{row.n_train} | {row.text} | {row.n}")
+            for row in same
+        ]
+        distilled = sum(row.variant == "distilled" for row in same)
+        told[distilled:distilled] = [
+            (title, "| not measured | 0") for title in _unmeasured(same, len(manifest.experts) > 1)
+        ]
+        lines += [f"| {network} | {recipe.title} | {title} | {rest} |" for title, rest in told]
     chance = rows[0].chance
     lines.append("")
     lines.append(
@@ -225,6 +233,13 @@ def _tiled(manifest: Manifest) -> list[ExpertEntry]:
         for entry in manifest.experts
         if isinstance(entry.decode, TilesDecode) and entry.decode.factor > 1
     ]
+
+
+def _unmeasured(rows: Sequence[Score], mixture: bool) -> list[str]:
+    """Of the rows of one network and recipe: which of fusion on and off is missing."""
+    fused = {row.fuse != "none" for row in rows if row.variant == "distilled"}
+    found = [] if False in fused else ["distilled, no fusion"]
+    return [*found, "distilled, with fusion"] if mixture and True not in fused else found
 
 
 def _headline(rows: Sequence[Score]) -> tuple[Score, list[Score]] | None:

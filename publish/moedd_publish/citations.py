@@ -10,7 +10,7 @@ __all__ = ["MIXTURE", "Work", "bibtex", "work_of"]
 
 @dataclass(frozen=True)
 class Work:
-    """A published work; `link` is where it can be read."""
+    """A published work; `link` is where it can be read. `kind` is BibTeX's type of entry."""
 
     key: str
     title: str
@@ -18,14 +18,16 @@ class Work:
     venue: str
     year: int
     link: str
+    kind: str = "inproceedings"
 
     def bibtex(self) -> str:
         """One entry."""
+        where = "booktitle" if self.kind == "inproceedings" else "howpublished"
         return (
-            f"@inproceedings{{{self.key},\n"
+            f"@{self.kind}{{{self.key},\n"
             f"  title = {{{self.title}}},\n"
             f"  author = {{{self.authors}}},\n"
-            f"  booktitle = {{{self.venue}}},\n"
+            f"  {where} = {{{self.venue}}},\n"
             f"  year = {{{self.year}}},\n"
             f"  url = {{{self.link}}}\n"
             "}"
@@ -35,10 +37,12 @@ class Work:
 MIXTURE = Work(
     "moe_distillation",
     "Four eyes see more than two: Dataset Distillation with Mixture-of-Experts",
-    "Anonymous",
+    # Submitted without names. The inner braces keep BibTeX from taking the words for a person.
+    "{Authors as in the published version}",
     "OpenReview, submitted to ICLR",
     2025,
     "https://openreview.net/forum?id=z2WCyBO923",
+    "misc",
 )
 
 _ARXIV = "https://arxiv.org/abs/"

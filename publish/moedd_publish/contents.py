@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1, sha256
@@ -31,8 +31,10 @@ __all__ = [
     "check_replacement",
     "chosen_formats",
     "for_publication",
+    "formats_there",
     "items",
     "known_licence",
+    "left_over",
     "same_images",
     "version_key",
 ]
@@ -41,7 +43,7 @@ CARD = "README.md"
 PAYLOAD = ("data/", "webdataset/", "tensors/", "recipe/")
 """Folders of a published set that hold nothing but what its manifest lists."""
 MUTABLE = (CARD, PREVIEW, RESULTS, RESULTS_TABLE)
-_FOLDER_OF = {"parquet": "data/", "webdataset": "webdataset/"}
+_FOLDER_OF = {"parquet": "data/", "webdataset": "webdataset/", "safetensors": "tensors/"}
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
@@ -72,15 +74,43 @@ class Item:
         return sha1(b"blob %d\0" % self.size + self.data).hexdigest()
 
 
-def chosen_formats(text: str | None) -> tuple[str, ...]:
-    """`parquet,safetensors` as formats in order; all for None; safetensors always is one."""
-    if text is None:
-        return FORMATS
+def chosen_formats(text: str) -> tuple[str, ...]:
+    """`parquet,safetensors` as formats in order; safetensors always is one."""
     given = [part.strip() for part in text.split(",") if part.strip()]
     for name in given:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     return tuple(name for name in FORMATS if name in given or name == "safetensors")
+
+
+def formats_there(manifest: Manifest, paths: Collection[str]) -> tuple[str, ...]:
+    """The formats of which every file that a manifest lists is among `paths`."""
+    found = []
+    for name in FORMATS:
+        at = _FOLDER_OF[name]
+        if all(path in paths for path in manifest.files if path.startswith(at)):
+            found.append(name)
+    return tuple(found)
+
+
+def left_over(
+    there: Collection[str], wanted: Collection[str], *, replacing: bool, foreign_records: bool
+) -> list[str]:
+    """Files to delete: payload that the set does not have, and what tells of other images.
+
+    Args:
+        there: paths that are there. wanted: paths that go out.
+        replacing: the images that are there are others.
+        foreign_records: the records that are there are all of other images.
+    """
+    ours: tuple[str, ...] = (PREVIEW,) if replacing else ()
+    if replacing or foreign_records:
+        ours += (RESULTS, RESULTS_TABLE)
+    return [
+        path
+        for path in sorted(there)
+        if path not in wanted and (path.startswith(PAYLOAD) or path in ours)
+    ]
 
 
 def for_publication(
@@ -196,7 +226,8 @@ def items(
         records: benchmark records to go with it.
         formats: the containers to publish.
     """
-    left_out = tuple(at for name, at in _FOLDER_OF.items() if name not in formats)
+    published = {*formats, "safetensors"}
+    left_out = tuple(at for name, at in _FOLDER_OF.items() if name not in published)
     payload = [name for name in manifest.files if not name.startswith(left_out or ("\0",))]
     described = manifest_bytes(manifest)
     sums = {name: manifest.files[name].sha256 for name in payload}

@@ -7,7 +7,7 @@ and belong to nothing, then one commit on top of the head that was read makes th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from moedd_loaders.errors import ConflictError, NetworkError
 from moedd_loaders.hubclient import is_transient, status_of
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.validate import validate_set
-from moedd_publish.card import FORMATS
-from moedd_publish.contents import same_images
-from moedd_publish.hubplan import Local, Plan, Remote, check_options, make_plan, unlike
+from moedd_publish.huboptions import PushOptions, check_branch, check_options
+from moedd_publish.hubplan import Local, Plan, Remote, make_plan, unlike
 from moedd_publish.hubrepo import HubRepo, quiet_client
 from moedd_publish.results import publishable
 
@@ -27,39 +26,11 @@ COMMITS = 5  # how often a commit is tried on a head that keeps moving
 
 
 @dataclass(frozen=True)
-class PushOptions:
-    """How to publish. `private` None: as the account's rule, or the repository, has it.
-
-    `tag` None: "v" and the version; "": none. `results`: a file of further records. `bars`: show
-    the client's progress bars. For the others see `hubplan.make_plan`.
-    """
-
-    version: str | None = None
-    licence: str | None = None
-    private: bool | None = None
-    overwrite: bool = False
-    card_only: bool = False
-    replace_card: bool = False
-    formats: tuple[str, ...] = FORMATS
-    tag: str | None = None
-    revision: str | None = None
-    create_pr: bool = False
-    message: str | None = None
-    collection: str | None = None
-    results: Path | None = None
-    endpoint: str | None = None
-    bars: bool = False
-
-    @property
-    def branch(self) -> str:
-        return self.revision or "main"
-
-
-@dataclass(frozen=True)
 class Pushed:
-    """What came of a push. `changed` is False where everything was there already.
+    """What came of a push. `changed` is False where every file was there already.
 
-    `tag` is the one that names this version, None if none was asked for.
+    `tag` is the one that names this version, None if none was asked for; `tagged` is True if this
+    push made it.
     """
 
     repo_id: str
@@ -67,6 +38,7 @@ class Pushed:
     sha: str
     version: str
     tag: str | None
+    tagged: bool
     changed: bool
     private: bool
     pull_request: str | None
@@ -99,7 +71,7 @@ def push_to_hub(
         hub.account()
         remote = hub.read(options.branch)
         if not remote.exists:
-            _plan(local, remote, options)  # what would be refused is refused before it is made
+            _plan(hub, local, remote, options)  # what would be refused is refused before it is made
             hub.create(options.private)
             remote = hub.read(options.branch)
             if not remote.exists:
@@ -114,31 +86,45 @@ def push_to_hub(
 def plan_push(
     folder: Path, repo_id: str, options: PushOptions | None = None, say: Say = print
 ) -> tuple[Remote, Plan]:
-    """What `push_to_hub` would do; nothing is written anywhere. Raises what it would raise."""
+    """What `push_to_hub` would do; nothing is written anywhere.
+
+    Raises what it would raise, as far as asking tells: a token that the Hub describes as one for
+    reading, or as of another account, is refused; a fine-grained one is taken at its word.
+    """
     options = options or PushOptions()
     local = _local(folder, options)
     hub = HubRepo(repo_id, options.endpoint, say)
     with quiet_client(False):
-        if "/" not in repo_id:
-            hub.account()
+        hub.account()
         remote = hub.read(options.branch)
         if remote.exists:
             _check_visibility(remote, options, hub.url)
-        plan = _plan(local, remote, options)
-        _tag_is_free(hub, plan, remote)
+        plan = _plan(hub, local, remote, options)
+        if not plan.empty or plan.tagging.new:
+            hub.check_rights(proposing=options.create_pr and remote.exists)
+    if plan.tagging.note:
+        say(plan.tagging.note)
     return remote, plan
 
 
 def _local(folder: Path, options: PushOptions) -> Local:
-    check_options(options.card_only, options.overwrite, options.create_pr, options.revision)
+    check_options(options)
     manifest = validate_set(folder)
     return Local(folder, manifest, publishable(manifest, folder, options.results))
 
 
-def _plan(local: Local, remote: Remote, options: PushOptions) -> Plan:
+def _plan(hub: HubRepo, local: Local, remote: Remote, options: PushOptions) -> Plan:
+    check_branch(options, remote.tags)
     named = options.tag
-    if named is None and (options.create_pr or options.branch != "main"):
+    if named is None and not options.on_main:
         named = ""  # what is only proposed, or on a branch, has no version's tag yet
+
+    def look(commit: str) -> tuple[Manifest | None, Collection[str]]:
+        if commit == remote.head:
+            return remote.manifest, remote.files
+        with hub.asking(f"reading {hub.repo_id}"):
+            return hub.manifest(commit), hub.files(commit)
+
     return make_plan(
         local,
         remote,
@@ -149,19 +135,26 @@ def _plan(local: Local, remote: Remote, options: PushOptions) -> Plan:
         replace_card=options.replace_card,
         formats=options.formats,
         tag=named,
+        branch=None if options.on_main or options.proposing else options.branch,
+        look=look,
     )
 
 
 def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, say: Say) -> Pushed:
     branch = options.branch
-    if branch not in remote.branches and branch != "main" and remote.head:
+    new = branch not in remote.branches and branch != "main" and options.pull is None
+    if new and remote.head:
+        _plan(hub, local, remote, options)  # what would be refused is refused before it is made
         hub.create_branch(branch, remote.head)
     plan, commit, pull_request, changed = _commit(hub, local, remote, options, say)
+    if options.pull is not None:
+        pull_request = f"{hub.url}/discussions/{options.pull}"
     if changed:
         _verify(hub, plan, commit)
-    if plan.tag and not pull_request and not _tag_is_free(hub, plan, remote):
-        say(f"the tag {plan.tag} stays at {remote.tags[plan.tag][:12]}, which has these images")
-    elif plan.tag and not pull_request:
+    if plan.tagging.note and not pull_request:
+        say(plan.tagging.note)
+    tagged = plan.tag is not None and plan.tagging.new and not pull_request
+    if plan.tag and tagged:
         hub.tag(plan.tag, commit)
     if options.collection and not pull_request:
         hub.collect(options.collection)
@@ -171,6 +164,7 @@ def _publish(hub: HubRepo, local: Local, remote: Remote, options: PushOptions, s
         sha=commit,
         version=plan.manifest.version,
         tag=None if pull_request else plan.tag,
+        tagged=tagged,
         changed=changed,
         private=bool(remote.private),
         pull_request=pull_request,
@@ -190,8 +184,7 @@ def _commit(
     """
     first: Plan | None = None
     for attempt in range(1, COMMITS + 1):
-        plan = _plan(local, remote, options)
-        _tag_is_free(hub, plan, remote)
+        plan = _plan(hub, local, remote, options)
         if plan.empty and remote.head:
             return first or plan, remote.head, None, first is not None
         if options.create_pr and (there := hub.proposed(plan)):
@@ -247,21 +240,6 @@ def _verify(hub: HubRepo, plan: Plan, commit: str) -> None:
         )
     if left:
         raise NetworkError(f"{left[0]} is still in {hub.repo_id} at {commit[:12]}: run it again")
-
-
-def _tag_is_free(hub: HubRepo, plan: Plan, remote: Remote) -> bool:
-    """False if the tag is there and stays, on these very images; a tag on others is a conflict."""
-    at = remote.tags.get(plan.tag or "")
-    if at is None:
-        return True
-    with hub.asking(f"reading {hub.repo_id}"):
-        tagged: Manifest | None = hub.manifest(at)
-    if tagged is None or not same_images(tagged, plan.manifest):
-        raise ConflictError(
-            f"the tag {plan.tag} of {hub.repo_id} is at {at[:12]}, with other images, and tags do "
-            "not move: give a higher --set-version, or another --tag"
-        )
-    return False
 
 
 def _check_visibility(remote: Remote, options: PushOptions, url: str) -> None:

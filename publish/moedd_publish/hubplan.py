@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moedd_loaders.errors import ConflictError, UsageError
-from moedd_loaders.manifest import Manifest
+from moedd_loaders.errors import ConflictError
+from moedd_loaders.manifest import MANIFEST, Manifest
 from moedd_loaders.records import Record
 from moedd_publish.card import FORMATS, OWNED_KEYS, render_card
 from moedd_publish.cardmerge import merge_cards
@@ -19,12 +19,15 @@ from moedd_publish.contents import (
     Item,
     check_replacement,
     for_publication,
+    formats_there,
     items,
+    left_over,
     same_images,
 )
+from moedd_publish.hubtags import Look, Tagging, choose_tag
 from moedd_publish.results import merged
 
-__all__ = ["Local", "Plan", "Remote", "check_options", "make_plan", "unlike"]
+__all__ = ["Local", "Plan", "Remote", "make_plan", "unlike"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Remote:
         files: per path what the Hub says of it (huggingface_hub's RepoFile).
         manifest, card, records: of the set that is there.
         tags: name -> commit. branches: names.
+        sdk: of a Space, what runs it ("static", "gradio", ...).
     """
 
     repo_id: str
@@ -63,6 +67,7 @@ class Remote:
     records: Sequence[Record] = ()
     tags: dict[str, str] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
+    sdk: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ class Plan:
     adds: list[Item]
     deletes: list[str]
     unchanged: list[Item]
-    tag: str | None
+    tagging: Tagging
+
+    @property
+    def tag(self) -> str | None:
+        """The tag that names what is published; None if none was asked for."""
+        return self.tagging.tag
 
     @property
     def empty(self) -> bool:
@@ -91,8 +101,10 @@ def make_plan(
     overwrite: bool = False,
     card_only: bool = False,
     replace_card: bool = False,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] | None = None,
     tag: str | None = None,
+    branch: str | None = None,
+    look: Look,
 ) -> Plan:
     """Compare, and refuse what must not happen.
 
@@ -102,12 +114,15 @@ def make_plan(
         overwrite: other images may take the place of those that are there, as a higher version.
         card_only: leave the images alone; card, preview and records only.
         replace_card: take the card's text from here, whatever was written there.
-        formats: containers to publish.
+        formats: containers to publish; None for all, with `card_only` for those that are there.
         tag: name of the tag; None for "v" and the version; "" for none.
+        branch: the branch that the card names where no tag does; None for the main one.
+        look: tells what is at the commit of a tag.
 
     Raises:
         ConflictError: other images are there and `overwrite` or a higher version is missing; files
-            that are no set's are there; both sides edited the card. UsageError: licence unknown.
+            that are no set's are there; both sides edited the card; the tag is at something else.
+            UsageError: licence unknown.
     """
     published = remote.manifest
     if card_only and (published is None or not same_images(local.manifest, published)):
@@ -115,12 +130,26 @@ def make_plan(
             f"the images of {remote.repo_id} are not those of {local.folder}, so its card cannot "
             "be updated alone: push without --card-only"
         )
-    licence = licence or _published_licence(local.manifest, published)
-    manifest = for_publication(local.manifest, published, version, licence)
+    if card_only and published is not None:
+        # moedd.json and the containers stay as they are, so the card tells what is there.
+        manifest = published
+        formats = formats_there(published, remote.files)
+    else:
+        formats = formats or FORMATS
+        licence = licence or _published_licence(local.manifest, published)
+        manifest = for_publication(local.manifest, published, version, licence)
     _check_overwrite(local, remote, manifest, overwrite)
     current = [record for record in remote.records if record.set_hash == manifest.training_sha256]
     records = merged(current, local.records)
-    made = render_card(manifest, records=records, repo_id=remote.repo_id, formats=formats)
+    tagging = choose_tag(remote.repo_id, manifest, formats, tag, remote.tags, look)
+    made = render_card(
+        manifest,
+        records=records,
+        repo_id=remote.repo_id,
+        formats=formats,
+        tag=tagging.shown,
+        branch=branch,
+    )
     there = None if replace_card else remote.card
     card = merge_cards(made, local.card, there, OWNED_KEYS, remote.repo_id)
     everything = items(local.folder, manifest, card, records, formats)
@@ -128,7 +157,12 @@ def make_plan(
         everything = [item for item in everything if item.path in MUTABLE]
     adds = [item for item in everything if unlike(item, remote.files.get(item.path))]
     wanted = {item.path for item in everything}
-    stale = [p for p in sorted(remote.files) if p.startswith(PAYLOAD) and p not in wanted]
+    stale = left_over(
+        remote.files,
+        wanted,
+        replacing=MANIFEST in remote.files and not (published and same_images(manifest, published)),
+        foreign_records=bool(remote.records) and not current,
+    )
     changed = {item.path for item in adds}
     return Plan(
         manifest=manifest,
@@ -137,7 +171,7 @@ def make_plan(
         adds=adds,
         deletes=[] if card_only else stale,
         unchanged=[item for item in everything if item.path not in changed],
-        tag=(f"v{manifest.version}" if tag is None else tag) or None,
+        tagging=tagging,
     )
 
 
@@ -170,14 +204,3 @@ def _check_overwrite(local: Local, remote: Remote, manifest: Manifest, overwrite
             )
         return
     check_replacement(remote.repo_id, local.manifest, manifest, published, overwrite)
-
-
-def check_options(card_only: bool, overwrite: bool, create_pr: bool, revision: str | None) -> None:
-    """Options that contradict one another. Raises UsageError."""
-    if card_only and overwrite:
-        raise UsageError("--card-only leaves the images alone and --overwrite replaces them")
-    if create_pr and revision not in (None, "main"):
-        raise UsageError(
-            f"--create-pr proposes a change of main and --revision {revision} is another branch: "
-            "give one of them"
-        )

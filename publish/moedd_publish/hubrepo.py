@@ -6,20 +6,19 @@ causes: what a server answers may hold anything, and a traceback would show it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, NetworkError
-from moedd_loaders.hubclient import endpoint_url, explain, masked, patient, retried, status_of
+from moedd_loaders.errors import AuthError, ConflictError, InvalidSetError, UsageError
+from moedd_loaders.hubclient import endpoint_url, patient, retried, status_of
 from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, read_manifest
 from moedd_loaders.records import Record
 from moedd_publish.contents import CARD
+from moedd_publish.huberrors import publishing_error
 from moedd_publish.hubplan import Plan, Remote, unlike
+from moedd_publish.results import readable_records
 
 __all__ = ["HubRepo", "quiet_client"]
 
@@ -46,6 +45,7 @@ class HubRepo:
         self.repo_id = repo_id
         self.say = say
         self.kind = kind
+        self._who: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -57,25 +57,37 @@ class HubRepo:
         try:
             yield
         except Exception as error:
-            found = explain(error, doing, self.repo_id, self.endpoint, writing=True)
-            if found is None and isinstance(error, ValueError) and "README.md" in str(error):
-                said = " ".join(masked(str(error)).split()).rstrip(".")
-                found = InvalidSetError(f"the Hub refuses the card of {self.repo_id}: {said}")
-            if found is None and isinstance(error, (ValueError, RuntimeError, OSError)):
-                said = " ".join(masked(str(error)).split()).rstrip(".")[:200]
-                found = NetworkError(f"{doing} failed ({said}): run it again")
-            raise (found or error) from None
+            raise publishing_error(error, doing, self.repo_id, self.endpoint) from None
 
     def account(self) -> str:
         """The name of the token's account; completes a bare `repo_id`."""
         with self.asking("logging in"):
-            name = str(retried(self.api.whoami, self.say)["name"])
+            self._who = retried(self.api.whoami, self.say)
+            name = str(self._who["name"])
         if "/" not in self.repo_id:
             self.repo_id = f"{name}/{self.repo_id}"
         return name
 
+    def check_rights(self, proposing: bool) -> None:
+        """Whether the token of `account` may write here (or only propose), as the Hub describes it.
+
+        Raises AuthError: it may not.
+        """
+        who, namespace = self._who, self.repo_id.split("/")[0]
+        role = who.get("auth", {}).get("accessToken", {}).get("role")
+        member_of = {org["name"]: org.get("roleInOrg") for org in who.get("orgs", [])}
+        member_of[who["name"]] = "admin"
+        outside = namespace not in member_of or member_of[namespace] == "read"
+        if role == "read" or (outside and not proposing):
+            what = "is for reading only" if role == "read" else f"is of {who['name']}"
+            raise AuthError(
+                f"your token {what} and publishing {self.repo_id} needs the right to write to "
+                f"{namespace}: log in with another one (`hf auth login`); nothing was written"
+            )
+
     def read(self, revision: str = "main") -> Remote:
-        """What is there now, at one commit of the branch `revision` (main's, if there is none)."""
+        """What is there now, at one commit of `revision`: a branch (main's, if there is none), or
+        "refs/pr/N"."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         with self.asking(f"reading {self.repo_id}"):
@@ -87,10 +99,13 @@ class HubRepo:
             except RepositoryNotFoundError as error:
                 if isinstance(error, GatedRepoError):
                     raise
+                self._check_pull(revision, {})
                 return Remote(self.repo_id, exists=False)
-            refs = self._refs()
+            refs = self._refs(pulls=revision.startswith("refs/"))
             branches = {ref.name: ref.target_commit for ref in refs.branches}
-            head = branches.get(revision) or branches.get("main")
+            pulls = {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
+            self._check_pull(revision, pulls)
+            head = pulls.get(revision) or branches.get(revision) or branches.get("main")
             files = self.files(head) if head else {}
             return Remote(
                 self.repo_id,
@@ -102,6 +117,13 @@ class HubRepo:
                 records=self.records(head) if head and RESULTS in files else (),
                 tags={ref.name: ref.target_commit for ref in refs.tags},
                 branches=tuple(branches),
+                sdk=getattr(info, "sdk", None),
+            )
+
+    def _check_pull(self, revision: str, pulls: Collection[str]) -> None:
+        if revision.startswith("refs/pr/") and revision not in pulls:
+            raise UsageError(
+                f"{self.repo_id} has no pull request {revision[8:]}: give --create-pr to open one"
             )
 
     def files(self, revision: str) -> dict[str, Any]:
@@ -111,6 +133,14 @@ class HubRepo:
                 self.repo_id, recursive=True, revision=revision, repo_type=self.kind
             )
             return {entry.path: entry for entry in tree if hasattr(entry, "size")}
+
+    def commits(self) -> int:
+        """How many commits the main branch has."""
+        with self.asking(f"reading {self.repo_id}"):
+            found = retried(
+                lambda: self.api.list_repo_commits(self.repo_id, repo_type=self.kind), self.say
+            )
+            return len(found)
 
     def manifest(self, revision: str) -> Manifest | None:
         """The manifest at a commit; None if there is none that this version reads."""
@@ -124,14 +154,8 @@ class HubRepo:
             return None
 
     def records(self, revision: str) -> list[Record]:
-        """The benchmark records at a commit, without lines that are none: not ours to mend."""
-        found = []
-        for line in self._text(RESULTS, revision).splitlines():
-            try:
-                found.append(Record.model_validate_json(line))
-            except (ValidationError, json.JSONDecodeError):
-                continue
-        return found
+        """The benchmark records at a commit, without lines that are none."""
+        return readable_records(self._text(RESULTS, revision))
 
     def fetch(self, path: str, revision: str) -> Path:
         """One file at a commit, in the client's cache."""
@@ -206,15 +230,23 @@ class HubRepo:
             )
 
     def proposed(self, plan: Plan) -> tuple[str, str] | None:
-        """Reference and commit of a pull request that holds just what a plan wants."""
+        """Reference and commit of an open pull request that holds just what a plan wants."""
         with self.asking(f"reading {self.repo_id}"):
             pulls = self._refs(pulls=True).pull_requests or []
             for pull in pulls[::-1][:_PULLS_READ]:
                 files = self.files(pull.target_commit)
                 alike = not any(unlike(item, files.get(item.path)) for item in plan.everything)
-                if alike and not any(path in files for path in plan.deletes):
+                alike = alike and not any(path in files for path in plan.deletes)
+                if alike and self._is_open(int(pull.ref.rsplit("/", 1)[1])):
                     return pull.ref, pull.target_commit
         return None
+
+    def _is_open(self, number: int) -> bool:
+        found = retried(
+            lambda: self.api.get_discussion_details(self.repo_id, number, repo_type=self.kind),
+            self.say,
+        )
+        return found.status in ("open", "draft")
 
     def tag(self, name: str, commit: str) -> None:
         """Tag a commit; a tag of that name on another commit is a conflict."""

@@ -10,13 +10,15 @@ import yaml
 
 from moedd_loaders.errors import ConflictError
 from moedd_loaders.hubclient import is_transient, status_of
+from moedd_publish.cardmerge import split_card
 from moedd_publish.contents import Item
-from moedd_publish.hubplan import unlike
+from moedd_publish.hubplan import Remote, unlike
 from moedd_publish.hubrepo import HubRepo, quiet_client
 
 __all__ = ["SpacePushed", "push_space"]
 
 _TRIES = 5
+_MARK = "made by moedd"  # by this in its README a board of ours is known
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,16 @@ def push_space(
     space = HubRepo(repo_id, endpoint, say, kind="space")
     with quiet_client(False):
         space.account()
-        if not space.read().exists:
+        before = space.read()
+        if before.exists:
+            _check_ours(space, before)
+        else:
             space.create(private)
         for attempt in range(1, _TRIES + 1):
             there = space.read()
             adds = [item for item in items if unlike(item, there.files.get(item.path))]
             if not adds and there.head:
                 return SpacePushed(space.repo_id, space.url, there.head, attempt > 1)
-            if there.card and "made by moedd" not in there.card and "index.html" in there.files:
-                raise ConflictError(
-                    f"{space.repo_id} is a Space with other content: choose another name"
-                )
             from huggingface_hub import CommitOperationAdd
 
             operations = [CommitOperationAdd(item.path, item.source) for item in adds]
@@ -75,6 +76,23 @@ def push_space(
     raise AssertionError("unreachable")
 
 
+def _check_ours(space: HubRepo, there: Remote) -> None:
+    """A Space that is there must be a board of ours, or as it was when it was made: empty, or
+    with the files that the Hub puts into a new one.
+
+    Raises ConflictError: it is something else, which a push would destroy.
+    """
+    kind = there.sdk or split_card(there.card or "")[0].get("sdk")
+    ours = _MARK in (there.card or "") or set(there.files) <= {".gitattributes"}
+    if kind in (None, "static") and (ours or space.commits() == 1):
+        return
+    what = "a static Space with other content" if kind == "static" else f"a Space of kind {kind}"
+    raise ConflictError(
+        f"{space.repo_id} is {what}, not a board made by moedd, and stays as it is: give another "
+        f"name to --push-space, or delete that Space at {space.url}/settings first"
+    )
+
+
 def _readme(title: str) -> str:
     front = {
         "title": title,
@@ -85,4 +103,4 @@ def _readme(title: str) -> str:
         "tags": ["dataset-distillation", "moedd"],
     }
     head = yaml.safe_dump(front, sort_keys=False)
-    return f"---\n{head}---\n# {title}\n\nA leaderboard made by moedd (`moedd leaderboard`).\n"
+    return f"---\n{head}---\n# {title}\n\nA leaderboard {_MARK} (`moedd leaderboard`).\n"

@@ -204,12 +204,20 @@ def _once(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _lines(entries: Sequence[Entry]) -> dict[Recipe, list[Line]]:
-    """All real images are the same whatever set they were trained beside: one line for them."""
+    """All real images are the same whatever set they were trained beside: one line for them.
+
+    What several sets carry of one network counts once if they agree on it. Where they do not,
+    each counts: nobody's record takes the place of another's.
+    """
     found: dict[Recipe, list[Line]] = {}
     full: dict[tuple[Any, ...], Record] = {}
     for entry in entries:
         own = [record for record in entry.records if record.variant != "full"]
-        full |= {r.identity: r for r in entry.records if r.variant == "full"}
+        for record in entry.records:
+            if record.variant == "full":
+                full.setdefault(
+                    (record.identity, record.data, record.epochs, record.accuracy), record
+                )
         for score in scores(own):
             _add(found.setdefault(score.recipe, []), entry, score)
     for score in scores(full.values()):

@@ -7,11 +7,20 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from moedd_loaders.errors import InvalidSetError, UsageError
 from moedd_loaders.manifest import RESULTS, Manifest
 from moedd_loaders.records import Record, read_records, records_in
 
-__all__ = ["RESULTS_TABLE", "merged", "publishable", "records_bytes", "records_table"]
+__all__ = [
+    "RESULTS_TABLE",
+    "merged",
+    "publishable",
+    "readable_records",
+    "records_bytes",
+    "records_table",
+]
 
 RESULTS_TABLE = "benchmarks/results.parquet"
 _NEEDED = ("protocol", "network", "data_fingerprint", "hardware", "versions")
@@ -44,6 +53,17 @@ def merged(*lists: Iterable[Record]) -> list[Record]:
             if before is None or record.created >= before.created:
                 found[record.identity] = record
     return list(found.values())
+
+
+def readable_records(text: str) -> list[Record]:
+    """The records of a published file, without lines that are none: not ours to mend."""
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(Record.model_validate_json(line))
+        except ValidationError:
+            continue
+    return found
 
 
 def records_bytes(records: Sequence[Record]) -> bytes:

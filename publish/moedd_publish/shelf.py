@@ -13,15 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from moedd_loaders.errors import ConflictError, InvalidSetError, NetworkError, UsageError
-from moedd_loaders.manifest import MANIFEST, Manifest, parse_manifest
+from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, parse_manifest
 from moedd_loaders.records import Record
 from moedd_loaders.shelf import explain_shelf, open_shelf, plain_url
 from moedd_loaders.validate import validate_set
 from moedd_publish.card import OWNED_KEYS, render_card
 from moedd_publish.cardmerge import merge_cards
-from moedd_publish.contents import CARD, PAYLOAD, Item, check_replacement, for_publication, items
+from moedd_publish.contents import (
+    CARD,
+    PAYLOAD,
+    Item,
+    check_replacement,
+    for_publication,
+    items,
+    left_over,
+    same_images,
+)
 from moedd_publish.files import put
-from moedd_publish.results import publishable
+from moedd_publish.results import merged, publishable, readable_records
 
 __all__ = ["Shelved", "push_to_url"]
 
@@ -72,14 +81,19 @@ def push_to_url(
     made = for_publication(manifest, published, version, licence)
     if published is not None:
         check_replacement(url, manifest, made, published, overwrite)
+    before = shelf.records() if RESULTS in there else []
+    current = [record for record in before if record.set_hash == made.training_sha256]
+    records = merged(current, records)
     wanted = items(folder, made, shelf.card(folder, made, records, there), records)
-    known = {item.path for item in wanted}
-    stale = [name for name in sorted(there) if name.startswith(PAYLOAD) and name not in known]
-    if published is None and not overwrite and (stale or MANIFEST in there):
-        raise ConflictError(
-            f"{url} holds {stale[0] if stale else MANIFEST}, which is not of a set that can be "
-            "read: choose another address, or give --overwrite to put the set in its place"
-        )
+    same = published is not None and same_images(made, published)
+    stale = left_over(
+        there,
+        {item.path for item in wanted},
+        replacing=overwrite and not same,
+        foreign_records=bool(before) and not current,
+    )
+    if published is None and not overwrite:
+        _check_foreign(url, there, stale)
     changed = [item for item in wanted if item.path not in there or shelf.differs(item)]
     if stale or any(item.path.startswith(PAYLOAD) for item in changed):
         changed = [item for item in changed if item.path != MANIFEST] + wanted[-1:]
@@ -93,6 +107,15 @@ def push_to_url(
         deleted=tuple(stale),
         unchanged=tuple(item.path for item in wanted if item not in changed),
     )
+
+
+def _check_foreign(url: str, there: set[str], stale: list[str]) -> None:
+    foreign = [name for name in stale if name.startswith(PAYLOAD)]
+    if foreign or MANIFEST in there:
+        raise ConflictError(
+            f"{url} holds {foreign[0] if foreign else MANIFEST}, which is not of a set that can be "
+            "read: choose another address, or give --overwrite to put the set in its place"
+        )
 
 
 class _Shelf:
@@ -127,6 +150,9 @@ class _Shelf:
             return parse_manifest(self.read(MANIFEST), f"{self.shown}/{MANIFEST}")
         except InvalidSetError:
             return None
+
+    def records(self) -> list[Record]:
+        return readable_records(self.read(RESULTS).decode("utf-8", "replace"))
 
     def card(self, folder: Path, made: Manifest, records: Sequence[Record], there: set[str]) -> str:
         """The card to publish, with what people wrote here or there."""

@@ -180,3 +180,55 @@ def test_as_a_space(
     log_in(monkeypatch, "hf_reader")
     with pytest.raises(AuthError):
         push_space("someone/new", "<p></p>", say=lambda _: None)
+
+
+BOARD = (
+    "---\ntitle: b\nsdk: static\n---\n# b\n\nA leaderboard made by moedd (`moedd leaderboard`).\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sdk", "readme", "others", "fine"),
+    [
+        ("gradio", "---\nsdk: gradio\n---\n", {"app.py": b"theirs"}, False),
+        ("docker", "---\nsdk: docker\n---\n", {"Dockerfile": b"theirs"}, False),
+        ("gradio", BOARD, {"app.py": b"theirs"}, False),
+        ("static", "---\nsdk: static\n---\n", {"index.html": b"theirs"}, False),
+        ("static", "---\nsdk: static\n---\n", {"main.js": b"theirs"}, False),
+        ("static", "", {"main.js": b"theirs"}, False),
+        ("static", BOARD, {"index.html": b"an older one"}, True),
+        ("static", BOARD, {"index.html": b"an older one", "notes.txt": b"theirs"}, True),
+    ],
+)
+def test_only_boards_are_replaced(
+    sdk: str, readme: str, others: dict[str, bytes], fine: bool, shelf: Path, hub: HubServer
+) -> None:
+    who = hub.store.accounts["hf_writer"]
+    space = hub.store.create(who, {"name": "taken", "type": "space", "sdk": sdk})
+    head = space.resolve("main")
+    files = {name: File(data) for name, data in others.items()}
+    if readme:
+        files["README.md"] = File(readme.encode())
+    made = space.add("theirs", files, head)
+    space.branches["main"] = made.oid
+    told = cli("leaderboard", "--local", shelf, "--data", "others", "--push-space", "someone/taken")
+    assert told.code == (0 if fine else 4), told.err
+    if fine:
+        kept = {
+            name: file for name, file in files.items() if name not in ("index.html", "README.md")
+        }
+        assert kept.items() <= space.resolve("main").files.items()
+    else:
+        assert space.branches["main"] == made.oid
+        assert "give another name to --push-space" in told.sentence
+
+
+def test_a_space_as_the_hub_made_it_is_filled(hub: HubServer) -> None:
+    """With files that nobody wrote, in its only commit."""
+    space = {"name": "new", "type": "space", "sdk": "static"}
+    made = hub.store.create(hub.store.accounts["hf_writer"], space)
+    first = made.resolve("main")
+    files = {"index.html": File(b"welcome"), "README.md": File(b"---\nsdk: static\n---\n")}
+    made.branches["main"] = made.add("initial commit", files, None).oid
+    del made.commits[first.oid]
+    assert push_space("someone/new", "<p></p>", say=lambda _: None).changed

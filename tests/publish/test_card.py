@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,43 @@ def test_rows_of_different_recipes_stay_apart(tmp_path: Path) -> None:
         hubfactories.make_record(manifest, accuracy=0.6, config={"width": 64}),
     ]
     body = render_card(manifest, records=records)
-    rows = [line for line in body.splitlines() if line.startswith("| convnet3")]
+    rows = [
+        line
+        for line in body.splitlines()
+        if line.startswith("| convnet3") and "not measured" not in line
+    ]
     assert [row.split(" | ")[4] for row in rows] == ["50.0", "60.0", "70.0", "90.0"]
     assert "convnet3 (width 64)" in rows[1]
     assert "idc, 1000 epochs" in rows[3]
     assert "different real data" in body
     assert "`--random` and `--full` adds them" in body
+
+
+def test_fusion_that_was_not_measured_is_told(tmp_path: Path) -> None:
+    manifest = factories.make_set(tmp_path / "s")
+    record = functools.partial(hubfactories.make_record, manifest)
+    records = [
+        record(fuse="none"),
+        record(fuse="mixup", network="vgg11"),
+        record(fuse="none", network="resnet18"),
+        record(fuse="cutmix", network="resnet18"),
+        record(variant="random", network="alexnet"),
+    ]
+    body = render_card(manifest, records=records)
+    rows = [line for line in body.splitlines() if "not measured" in line]
+    assert rows == [
+        "| alexnet | common-300 | distilled, no fusion | | not measured | 0 |",
+        "| alexnet | common-300 | distilled, with fusion | | not measured | 0 |",
+        "| convnet3 | common-300 | distilled, with fusion | | not measured | 0 |",
+        "| vgg11 | common-300 | distilled, no fusion | | not measured | 0 |",
+    ]
+    assert body.index("distilled, no fusion | 30") < body.index(
+        "convnet3 | common-300 | distilled, w"
+    )
+    # One expert has nothing to be fused with.
+    single = factories.make_set(tmp_path / "one", rules=(NoDecode(),))
+    alone = hubfactories.make_record(single, fuse="none")
+    assert "not measured" not in render_card(single, records=[alone])
 
 
 def test_without_records_no_number_is_claimed(tmp_path: Path) -> None:
@@ -168,7 +200,9 @@ def test_everything_that_a_reader_must_know_is_said(tmp_path: Path) -> None:
     made = manifest.provenance.model_copy(
         update={"iterations": {"0.idm": 400}, "schedule_fraction": {"0.idm": 0.02}}
     )
-    body = render_card(manifest.model_copy(update={"provenance": made}), repo_id="ns/s")
+    body = render_card(
+        manifest.model_copy(update={"provenance": made}), repo_id="ns/s", tag="v1.0.0"
+    )
     for said in (
         "unit space: 0 is black",
         "mean [0.4, 0.45, 0.5] and standard deviation [0.2, 0.21, 0.22]",

@@ -88,6 +88,39 @@ def test_numbers_are_those_of_the_records(made: list[Board], shelf: Path) -> Non
     assert [(row["set"], row["n"]) for row in full] == [(None, 3)]
 
 
+def test_nobody_replaces_what_others_measured_on_all_real_images(tmp_path: Path) -> None:
+    """Two sets trained on all of the same real images, and a stranger who says otherwise."""
+
+    def add(name: str, seed: int, accuracies: list[float], **changes: Any) -> None:
+        manifest = factories.make_set(tmp_path / name, seed=seed)
+        config = {"width": 128, "profile": "float32", "draw": 0}
+        records = [hubfactories.make_record(manifest, accuracy=0.5)] + [
+            hubfactories.make_record(
+                manifest, variant="full", accuracy=a, config={**config, "repeat": n}, **changes
+            )
+            for n, a in enumerate(accuracies)
+        ]
+        append_records(tmp_path / name, records, manifest.training_sha256)
+
+    def shown() -> tuple[int, float]:
+        (board,) = boards(gather_local(tmp_path))
+        (line,) = [line for line in board.lines if line.variant == "full"]
+        score = line.scores["convnet3"]
+        return score.n, score.mean
+
+    add("a-one", 0, [0.90, 0.92])
+    add("b-two", 1, [0.90, 0.92])  # the very same networks
+    assert shown() == (2, pytest.approx(91.0))
+    add("c-stranger", 2, [0.10], created="2099-01-01T00:00:00Z")
+    assert shown() == (3, pytest.approx((90 + 92 + 10) / 3))
+    add("d-other-data", 3, [0.99], data_fingerprint="sha256:11")
+    add("e-other-network", 4, [0.99], network="vgg11")
+    add("f-other-recipe", 5, [0.99], protocol="idc", epochs=1000)
+    board = next(b for b in boards(gather_local(tmp_path)) if b.recipe.protocol == "common-300")
+    (line,) = [line for line in board.lines if line.variant == "full"]
+    assert (line.scores["convnet3"].n, line.scores["vgg11"].n) == (3, 1)
+
+
 def test_filters_and_orders(shelf: Path) -> None:
     entries = gather_local(shelf)
     assert [board.recipe.data for board in boards(entries, data="others")] == ["others"]

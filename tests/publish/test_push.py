@@ -12,7 +12,7 @@ import pytest
 from hub_faults import Asked
 from hub_server import HubServer
 from hub_store import File
-from hubfactories import log_in, the_repo
+from hubfactories import the_repo
 
 from moedd_loaders.errors import (
     AuthError,
@@ -212,59 +212,6 @@ def test_a_dry_run_writes_nothing(folder: Path, other: Path, hub: HubServer) -> 
     assert writes(hub.log) == []
 
 
-def test_a_pull_request(
-    folder: Path, other: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    push(folder)
-    repo = the_repo(hub)
-    head = repo.branches["main"]
-    options = {"overwrite": True, "version": "1.1.0", "create_pr": True}
-    pushed = push(other, **options)
-    assert pushed.pull_request is not None
-    assert pushed.pull_request.endswith("/discussions/1")
-    assert pushed.tag is None
-    assert repo.branches["main"] == head
-    assert repo.pulls == {1: pushed.sha}
-    again = push(other, **options)
-    assert (again.changed, again.sha) == (False, pushed.sha)
-    assert list(repo.pulls) == [1]
-    # Somebody who may not write to it may propose too; whoever may read only, may not.
-    log_in(monkeypatch, "hf_other")
-    theirs = push(other, **{**options, "version": "1.2.0"})
-    assert repo.pulls == {1: pushed.sha, 2: theirs.sha}
-    log_in(monkeypatch, "hf_reader")
-    with pytest.raises(AuthError, match="needs the right to write"):
-        push(other, **{**options, "version": "1.3.0"})
-
-
-def test_a_lost_answer_of_a_pull_request_is_found_again(folder: Path, hub: HubServer) -> None:
-    push(folder, card_only=False)
-    repo = the_repo(hub)
-    more = folder.parent / "more.jsonl"
-    record = hubfactories.make_record(read_manifest(folder), network="vgg11")
-    more.write_text(record.model_dump_json() + "\n")
-    hub.faults.add("commit", "lost")
-    pushed = push(folder, create_pr=True, results=more)
-    assert list(repo.pulls) == [1]
-    assert pushed.sha == repo.pulls[1]
-    assert pushed.changed
-
-
-def test_a_branch(folder: Path, hub: HubServer) -> None:
-    push(folder)
-    repo = the_repo(hub)
-    head = repo.branches["main"]
-    more = folder.parent / "more.jsonl"
-    record = hubfactories.make_record(read_manifest(folder), network="vgg11")
-    more.write_text(record.model_dump_json() + "\n")
-    pushed = push(folder, revision="trial", results=more)
-    assert repo.branches == {"main": head, "trial": pushed.sha}
-    assert pushed.tag is None
-    assert repo.tags == {"v1.0.0": head}
-    with pytest.raises(UsageError, match="give one of them"):
-        push(folder, revision="trial", create_pr=True)
-
-
 def test_card_only(folder: Path, other: Path, hub: HubServer) -> None:
     with pytest.raises(ConflictError, match="without --card-only"):
         push(folder, card_only=True)
@@ -343,3 +290,32 @@ def test_a_collection(folder: Path, hub: HubServer) -> None:
     assert [item["id"] for item in hub.store.collections[slug]["items"]] == ["someone/toy"]
     with pytest.raises(AuthError, match="is published, but there is no collection"):
         push(folder, collection="someone/none-0000")
+
+
+def test_records_and_preview_of_other_images_go_with_them(
+    folder: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    first = push(folder)
+    bare = tmp_path / "bare" / hubfactories.NAME
+    factories.make_set(bare, seed=5)
+    (bare / "assets" / "preview.png").unlink()
+    pushed = push(bare, overwrite=True, version="1.1.0")
+    repo = the_repo(hub)
+    gone = {"benchmarks/results.jsonl", "benchmarks/results.parquet", "assets/preview.png"}
+    assert gone <= set(pushed.deleted)
+    assert gone <= set(repo.resolve(first.sha).files)
+    assert gone.isdisjoint(repo.resolve("main").files)
+    assert repo.resolve("main").parent == first.sha
+    assert "benchmarks" not in {config["config_name"] for config in repo.card()["configs"]}
+    assert hubfactories.missing_files(repo.resolve("main")) == []
+    # Left there by somebody else: records of other images under these ones.
+    head = repo.resolve("main")
+    old = repo.resolve(first.sha).files["benchmarks/results.jsonl"]
+    files = {**head.files, "benchmarks/results.jsonl": old}
+    repo.branches["main"] = repo.add("theirs", files, head).oid
+    assert push(bare).deleted == ("benchmarks/results.jsonl",)
+    # The same images from a copy without preview and records: what is there stays.
+    push(folder, "someone/whole")
+    (folder / "assets" / "preview.png").unlink()
+    (folder / "benchmarks" / "results.jsonl").unlink()
+    assert not push(folder, "someone/whole").changed

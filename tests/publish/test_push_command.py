@@ -224,3 +224,62 @@ def test_a_copy_of_a_part_is_no_set(folder: Path, hub: HubServer, tmp_path: Path
     assert told.code == 5
     assert "is missing" in told.sentence
     assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_a_dry_run_ends_as_the_push_would(
+    folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rights that the push needs; nothing is written by either."""
+    for token, repo_id, options in (
+        (None, "someone/toy", ()),
+        ("hf_wrong", "someone/toy", ()),
+        ("hf_reader", "someone/toy", ()),
+        ("hf_other", "someone/toy", ()),
+        ("hf_writer", "nobody/toy", ()),
+        ("hf_writer", "lab/toy", ()),
+        ("hf_other", "someone/toy", ("--create-pr",)),
+    ):
+        log_in(monkeypatch, token)
+        asked = ("push-to-hub", folder, repo_id, *options)
+        told = cli(*asked, "--dry-run")
+        assert {asked.method for asked in hub.log} <= {"GET", "HEAD"}
+        assert hub.store.repos == {}
+        assert told.code == cli(*asked).code == (0 if repo_id == "lab/toy" else 3), told.err
+        if repo_id == "someone/toy":
+            assert "log in" in told.sentence
+        hub.reset()
+
+
+def test_a_dry_run_needs_the_rights_that_are_used(
+    folder: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("push-to-hub", folder, "someone/toy").code == 0
+    other = tmp_path / "other" / "toy"
+    hubfactories.make_set(other, seed=3)
+    update = ("push-to-hub", other, "someone/toy", "--overwrite", "--set-version", "1.1.0")
+    for token, options, code in (
+        ("hf_reader", ("push-to-hub", folder, "someone/toy"), 0),  # nothing to be done
+        ("hf_reader", update, 3),
+        ("hf_reader", (*update, "--create-pr"), 3),
+        ("hf_other", update, 3),
+        ("hf_other", (*update, "--create-pr"), 0),
+    ):
+        log_in(monkeypatch, token)
+        told = cli(*options, "--dry-run")
+        assert (told.code, cli(*options).code) == (code, code), (token, options, told.err)
+
+
+def test_a_tag_alone_is_told(folder: Path, hub: HubServer) -> None:
+    """As where the push before broke off between the commit and its tag."""
+    cli("push-to-hub", folder, "someone/toy")
+    repo = the_repo(hub)
+    commit = repo.tags.pop("v1.0.0")
+    told = cli("push-to-hub", folder, "someone/toy")
+    said = f"someone/toy: already published at {commit}; tagged v1.0.0; no file was changed"
+    assert said in told.out
+    assert repo.tags == {"v1.0.0": commit}
+    del repo.tags["v1.0.0"]
+    shown = json.loads(cli("push-to-hub", folder, "someone/toy", "--json").out)
+    assert (shown["changed"], shown["tagged"], shown["tag"]) == (False, True, "v1.0.0")
+    shown = json.loads(cli("push-to-hub", folder, "someone/toy", "--json").out)
+    assert (shown["changed"], shown["tagged"], shown["tag"]) == (False, False, "v1.0.0")

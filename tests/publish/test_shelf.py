@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from moedd_loaders.errors import (
     UsageError,
 )
 from moedd_loaders.manifest import read_manifest
+from moedd_loaders.records import records_in
 from moedd_loaders.resolve import resolve
 from moedd_loaders.validate import validate_set
 from moedd_publish.shelf import push_to_url
@@ -36,14 +38,18 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     """A local S3 (moto's server)."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     yield f"http://127.0.0.1:{port}"
@@ -70,6 +76,57 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     if not system.exists(name):
         system.mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="module")
+def gcs_server() -> Iterator[str]:
+    """A local Google Cloud Storage with one bucket."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+def test_gcs_and_back(folder: Path, gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gcsfs
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server)
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    url = "gs://bucket/sets/toy"
+    told = cli("push", folder, url)
+    assert told.code == 0, told.err
+    assert f'load_distilled("{url}", fuse="mixup")' in told.out
+    loaded = load_distilled(url, fuse="mixup")
+    assert torch.equal(loaded.images, load_distilled(folder).images)
+    assert not push_to_url(folder, url).changed
+    other = folder.parent / "other" / "toy"
+    factories.make_set(other, seed=4, rules=(factories.ROW_TILES,))
+    made = push_to_url(other, url, overwrite=True, version="1.1.0")
+    assert {"webdataset/train-00001.tar", "benchmarks/results.jsonl"} <= set(made.deleted)
+    assert torch.equal(load_distilled(url).images, load_distilled(other).images)
+    with pytest.raises(SetNotFoundError, match="there is no set at"):
+        load_distilled("gs://bucket/nothing")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [("gs://b/toy", "gcsfs", "gcs"), ("gcs://b/toy", "gcsfs", "gcs"), ("s3://b/toy", "s3fs", "s3")],
+)
+def test_a_package_that_is_missing_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str
+) -> None:
+    from fsspec.registry import _registry
+
+    monkeypatch.delitem(_registry, url.split(":")[0], raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    for use in (lambda: push_to_url(folder, url), lambda: load_distilled(url)):
+        with pytest.raises(UsageError, match=rf"pip install moedd\[{extra}\]"):
+            use()
 
 
 def test_s3_and_back(folder: Path, bucket: str) -> None:
@@ -220,6 +277,27 @@ def test_a_password_in_an_address_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:s@cret@host.org/set", "https://host.org/set"),
+        ("https://me:s@cr@et@host.org:80/set@2", "https://host.org:80/set@2"),
+        ("https://me:s/cret@host.org/set", "https://host.org/set"),
+        ("https://secret@host.org/set", "https://host.org/set"),
+        ("sftp://me:@host.org/set", "sftp://host.org/set"),
+        ("https://host.org:8080/a@b/set", "https://host.org:8080/a@b/set"),
+        ("s3://bucket/a@b/set", "s3://bucket/a@b/set"),
+        ("file:///home/me@work/set", "file:///home/me@work/set"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(url: str, shown: str) -> None:
+    from moedd_loaders.shelf import explain_shelf, plain_url
+
+    assert plain_url(url) == shown
+    said = str(explain_shelf(OSError(f"no {url} here, ask a@b.org"), url, "reading"))
+    assert f"no {shown} here, ask a@b.org" in said
+
+
 def test_a_name_of_the_hub_as_an_address(hub: Any, folder: Path) -> None:
     from moedd_publish.hub import push_to_hub
 
@@ -227,3 +305,34 @@ def test_a_name_of_the_hub_as_an_address(hub: Any, folder: Path) -> None:
     found = resolve("hf://datasets/someone/toy@v1.0.0")
     assert found.origin == "hub"
     assert read_manifest(found.folder).name == "toy"
+
+
+def test_records_that_are_there_stay(folder: Path, tmp_path: Path) -> None:
+    """Whoever has them no longer; records of other images go with those."""
+    url = f"file://{tmp_path}/shelf"
+    target = tmp_path / "shelf"
+    manifest = read_manifest(folder)
+    more = tmp_path / "more.jsonl"
+    record = hubfactories.make_record(manifest, network="vgg11")
+    more.write_text(record.model_dump_json() + "\n")
+    push_to_url(folder, url, results=more)
+    published = records_in(target / "benchmarks" / "results.jsonl")
+    assert len(published) == 9
+    assert not push_to_url(folder, url).changed
+    results = folder / "benchmarks" / "results.jsonl"
+    later = hubfactories.make_record(manifest, network="resnet18")
+    results.write_text(later.model_dump_json() + "\n")
+    push_to_url(folder, url)
+    assert records_in(target / "benchmarks" / "results.jsonl") == [*published, later]
+    said = (target / "README.md").read_text()
+    assert "vgg11" in said
+    assert "resnet18" in said
+    other = tmp_path / "other" / "toy"
+    factories.make_set(other, seed=4)
+    (other / "assets" / "preview.png").unlink()
+    made = push_to_url(other, url, overwrite=True, version="1.1.0")
+    assert "benchmarks/results.jsonl" in made.deleted
+    assert not list((target / "benchmarks").glob("*"))
+    assert not (target / "assets" / "preview.png").exists()
+    assert "vgg11" not in (target / "README.md").read_text()
+    validate_set(target)
