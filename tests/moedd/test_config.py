@@ -51,10 +51,20 @@ def test_presets(name: str, wanted: dict[str, object]) -> None:
     assert {key: made[key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("method", ["idm", "idm_plain"])
-def test_digits_have_a_row_of_their_own(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ("idm", {"lr": 0.05, "ce_weight": 0.01, "steps": 20_000}),
+        ("idm_plain", {"lr": 0.05, "ce_weight": 0.01, "steps": 20_000}),
+        ("dc", {"lr": 1.0, "init": "noise", "steps": 10_000}),
+        ("dsa", {"lr": 1.0, "init": "real", "steps": 10_000}),
+        ("idc", {"lr_img": 2e-2, "base_side": 8, "steps": 200_000}),
+        ("idc_i", {"lr_img": 2e-2, "base_side": 8, "steps": 200_000}),
+    ],
+)
+def test_digits_have_rows_of_their_own(method: str, wanted: dict[str, object]) -> None:
     made = resolved(f"digits-{method}-10x1", shape=DIGITS).experts[0].model_dump()
-    assert (made["lr"], made["ce_weight"], made["steps"]) == (0.05, 0.01, 20_000)
+    assert {key: made[key] for key in wanted} == wanted
 
 
 def test_presets_of_cifar_and_of_the_embedded_digits_differ() -> None:
