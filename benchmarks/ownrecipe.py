@@ -1,13 +1,14 @@
 """Every method alone, evaluated by its own recipe, beside random selection.
 
     python -m benchmarks.ownrecipe cifar10 --data DIR --hours 0.1 --out OUT
-    python -m benchmarks.ownrecipe digits --methods idm,dm,mtt:mtt.trajectories=10 --jobs 2
+    python -m benchmarks.ownrecipe digits --methods idm,dm,mtt:mtt.trajectories=10 --seeds 3
 
 For each method: `moedd distill DATA-METHOD-IPCx1` for as much of its schedule as `--hours` allow
-(or `--schedule`), then `moedd evaluate` by the method's recipe, with three draws of random real
-images under the same decode rule and recipe. A method is named with its settings,
-`METHOD:KEY=VALUE:KEY=VALUE`. One line per method goes to OUT/DATA.jsonl, its log to
-OUT/DATA-METHOD.log; the sets stay in $MOEDD_HOME.
+(or `--schedule`), then `moedd evaluate` by the method's recipe, with draws of random real images
+(three, or `--draws`) under the same decode rule and recipe. A method is named with its settings,
+`METHOD:KEY=VALUE:KEY=VALUE`. Networks trained on one set share its images: `--seeds N` makes N
+sets, NAME, NAME-s1, NAME-s2 ..., and the mean of a method is that of its sets. One line per method
+goes to OUT/DATA.jsonl, its log to OUT/DATA-METHOD.log; the sets stay in $MOEDD_HOME.
 """
 
 import argparse
@@ -29,7 +30,6 @@ from moedd_loaders.resolve import home
 
 PROTOCOL = {"idc": "idc", "idc_i": "idc", "mtt": "mtt"}  # all others: common
 METHODS = ("idc", "idc_i", "idm", "idm_plain", "mtt", "dm", "dsa", "dc")
-DRAWS = 3
 
 
 def one_method(spec: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -37,6 +37,30 @@ def one_method(spec: str, given: argparse.Namespace) -> dict[str, Any]:
     method, *settings = spec.split(":")
     name = f"{given.data_name}-{method}-{given.ipc}x1"
     protocol = PROTOCOL.get(method, "common")
+    names = [name if seed == 0 else f"{name}-s{seed}" for seed in range(given.seeds)]
+    began = time.perf_counter()
+    with (given.out / f"{given.data_name}-{method}.log").open("w") as log:
+        for seed, own in enumerate(names):
+            for command in commands(name, own, seed, protocol, settings, given):
+                if (home() / "sets" / own / "moedd.json").exists() and command[0] == "distill":
+                    continue
+                words = [sys.executable, "-m", "moedd", *command]
+                done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
+                if done.returncode:
+                    return {"name": name, "failed": command, "exit_code": done.returncode}
+    found = row(names, protocol, given.epochs, settings)
+    return {**found, "seconds": round(time.perf_counter() - began)}
+
+
+def commands(
+    name: str,
+    own: str,
+    seed: int,
+    protocol: str,
+    settings: Sequence[str],
+    given: argparse.Namespace,
+) -> list[list[str]]:
+    """What is run for the set of one seed, called `own`; random images are drawn beside seed 0."""
     length = ["--max-hours", str(given.hours)] if given.hours else ["--schedule", given.schedule]
     data = ["--data", given.data] if given.data else []
     profile = ["--profile", given.profile]
@@ -44,45 +68,51 @@ def one_method(spec: str, given: argparse.Namespace) -> dict[str, Any]:
     chosen = [word for setting in settings for word in ("--set", setting)]
     how = ["--protocol", protocol, *(["--epochs", str(given.epochs)] if given.epochs else [])]
     how += ["--networks", given.network] if given.network else []
-    commands = [
-        ["distill", name, "--no-evaluate", *data, *length, *profile, *chosen],
-        ["evaluate", name, *data, *judged, *how, "--fuse", "none",
+    seeded = ["--seed", str(seed), "--name", own]
+    wanted = [
+        ["distill", name, "--no-evaluate", *seeded, *data, *length, *profile, *chosen],
+        ["evaluate", own, *data, *judged, *how, "--fuse", "none",
          "--repeats", str(given.repeats)],
-        ["evaluate", name, *data, *judged, *how, "--only-baselines",
-         "--repeats", "1", "--random", str(DRAWS)],
     ]  # fmt: skip
-    began = time.perf_counter()
-    with (given.out / f"{given.data_name}-{method}.log").open("w") as log:
-        for command in commands:
-            if (home() / "sets" / name / "moedd.json").exists() and command[0] == "distill":
-                continue
-            words = [sys.executable, "-m", "moedd", *command]
-            done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
-            if done.returncode:
-                return {"name": name, "failed": command, "exit_code": done.returncode}
-    found = row(name, protocol, given.epochs, settings)
-    return {**found, "seconds": round(time.perf_counter() - began)}
+    if seed == 0:
+        drawn = ["--only-baselines", "--repeats", "1", "--random", str(given.draws)]
+        wanted.append(["evaluate", own, *data, *judged, *how, *drawn])
+    return wanted
 
 
-def row(name: str, protocol: str, epochs: int | None, settings: Sequence[str]) -> dict[str, Any]:
-    """What the set's manifest and its records of this recipe say."""
-    folder = home() / "sets" / name
-    manifest = read_manifest(folder)
+def row(
+    names: Sequence[str], protocol: str, epochs: int | None, settings: Sequence[str]
+) -> dict[str, Any]:
+    """What the sets' manifests and their records of this recipe say."""
+    folders = [home() / "sets" / name for name in names]
+    manifests = [read_manifest(folder) for folder in folders]
+    manifest = manifests[0]
     made = manifest.provenance
     recipe = protocol_recipe(protocol, epochs or manifest.evaluation.get("epochs")).name
-    records = [record for record in read_records(manifest, folder) if record.protocol == recipe]
-    found: dict[str, Any] = {"name": name, "settings": list(settings), "protocol": recipe}
+    records = [
+        [record for record in read_records(own, folder) if record.protocol == recipe]
+        for own, folder in zip(manifests, folders, strict=True)
+    ]
+    found: dict[str, Any] = {"name": names[0], "settings": list(settings), "protocol": recipe}
     found |= {"steps": made.iterations, "fraction": made.schedule_fraction, "losses": made.losses}
-    found |= {"matching_seconds": round(made.seconds), "hardware": records[0].hardware}
+    found |= {"matching_seconds": round(made.seconds or 0), "hardware": records[0][0].hardware}
     found |= {"device": made.device, "profile": made.profile, "notes": manifest.source.notes}
-    return found | {v: accuracies(records, v) for v in ("distilled", "random")}
+    means = [accuracies(own, "distilled")["mean"] for own in records]
+    found["sets"] = {"means": means, **spread(means)}
+    found["distilled"] = accuracies([record for own in records for record in own], "distilled")
+    return found | {"random": accuracies(records[0], "random")}
 
 
 def accuracies(records: Sequence[Record], variant: str) -> dict[str, Any]:
     """Accuracies in percent of a variant's networks, their mean and standard deviation."""
     values = [round(100 * record.accuracy, 2) for record in records if record.variant == variant]
-    spread = round(stdev(values), 2) if len(values) > 1 else None
-    return {"accuracies": values, "mean": round(mean(values), 2), "std": spread}
+    return {"accuracies": values, **spread(values)}
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard deviation (n - 1), to two places."""
+    deviation = round(stdev(values), 2) if len(values) > 1 else None
+    return {"mean": round(mean(values), 2), "std": deviation}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--evaluation-profile", help="default: the same")
     parser.add_argument("--network", help="of the evaluation (default: the ConvNet that fits)")
     parser.add_argument("--epochs", type=int, help="of the evaluation (default: the set's)")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="sets of each method")
+    parser.add_argument("--repeats", type=int, default=3, help="networks of each set")
+    parser.add_argument("--draws", type=int, default=3, help="of random real images")
     parser.add_argument("--jobs", type=int, default=1, help="methods at the same time")
     parser.add_argument("--out", type=Path, default=Path("own-recipe"))
     given = parser.parse_args(arguments)
