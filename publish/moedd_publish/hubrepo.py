@@ -188,8 +188,9 @@ class HubRepo:
                     self.say,
                 )
             except Exception as error:  # made meanwhile, or by a try whose answer was lost
-                there = {ref.name for ref in self._refs().branches}
-                if status_of(error) != 409 or name not in there:
+                if status_of(error) != 409:
+                    raise
+                if name not in {ref.name for ref in self._refs().branches}:
                     raise
 
     def operations(self, plan: Plan) -> list[Any]:
