@@ -157,7 +157,7 @@ def test_a_sample(case: Case, hub: HubServer, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_all_of_them(
     hub: HubServer, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
