@@ -180,12 +180,18 @@ class HubRepo:
     def create_branch(self, name: str, start: str) -> None:
         """A new branch at a commit."""
         with self.asking(f"creating the branch {name} of {self.repo_id}"):
-            retried(
-                lambda: self.api.create_branch(
-                    self.repo_id, branch=name, revision=start, repo_type=self.kind, exist_ok=True
-                ),
-                self.say,
-            )
+            try:
+                retried(
+                    lambda: self.api.create_branch(
+                        self.repo_id, branch=name, revision=start, repo_type=self.kind
+                    ),
+                    self.say,
+                )
+            except Exception as error:  # made meanwhile, or by a try whose answer was lost
+                if status_of(error) != 409:
+                    raise
+                if name not in {ref.name for ref in self._refs().branches}:
+                    raise
 
     def operations(self, plan: Plan) -> list[Any]:
         """A plan as operations of one commit."""

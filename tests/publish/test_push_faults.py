@@ -45,7 +45,12 @@ ALL: list[Case] = [
     for stage, routes in STAGES.items()
     for route, kind, times in itertools.product(routes, KINDS, (1, None))
 ]
-SAMPLE = [*ALL[:600:61], *ALL[600::47], ("collection", "collection-add", "503", None)]
+SAMPLE = [
+    *ALL[:600:61],
+    *ALL[600::47],
+    ("branch", "branch", "409", 1),
+    ("collection", "collection-add", "503", None),
+]
 COLLECTION = "someone/sets-64f0"
 
 
@@ -152,7 +157,7 @@ def test_a_sample(case: Case, hub: HubServer, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_all_of_them(
     hub: HubServer, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
