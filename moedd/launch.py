@@ -59,7 +59,7 @@ def joined() -> Iterator[Ranks]:
         raise
     except BaseException:
         if watch.may_speak():
-            print(f"rank {me.rank} of {me.size} ({me.where}):", file=sys.stderr)
+            print(f"{me}:", file=sys.stderr)
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(1)
@@ -117,7 +117,7 @@ def _reach(me: Self, seconds: float, again: bool = False) -> dist.Store:
             found = next(iter(dist.rendezvous("env://", me.rank, me.size, timeout=patience)))[0]
     except (RuntimeError, ValueError, OSError) as error:
         raise NetworkError(
-            f"rank {me.rank} of {me.size} ({me.where}) cannot reach the others: nothing answered "
+            f"{me} cannot reach the others: nothing answered "
             f"at {address}:{port} (MASTER_ADDR:MASTER_PORT) within {seconds:g} seconds: look "
             "whether rank 0 runs, and whether its host's name and port can be reached from here"
         ) from error
@@ -134,7 +134,7 @@ def _meet(store: dist.Store, me: Self, seconds: float) -> Ranks:
     except RuntimeError as error:
         absent = [str(r) for r in range(me.size) if not store.check([f"here/{r}"])]
         raise NetworkError(
-            f"rank {me.rank} of {me.size} ({me.where}) waited {seconds:g} seconds and rank "
+            f"{me} waited {seconds:g} seconds and rank "
             f"{', '.join(absent)} did not come: look why it did not start"
         ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -146,7 +146,7 @@ def _meet(store: dist.Store, me: Self, seconds: float) -> Ranks:
         dist.all_reduce(torch.zeros(1))
     except RuntimeError as error:
         raise NetworkError(
-            f"rank {me.rank} of {me.size} ({me.where}) found the meeting place but cannot reach "
+            f"{me} found the meeting place but cannot reach "
             "every other rank: open all ports between the hosts, or name the network to use "
             "(GLOO_SOCKET_IFNAME=eth0, and NCCL_SOCKET_IFNAME for GPUs)"
         ) from error

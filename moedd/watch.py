@@ -6,7 +6,6 @@ network cut. torchrun notices a killed process of its own host at once and asks 
 then, as after a failed collective, `SILENT_SECONDS` of silence are enough to name it.
 """
 
-import contextlib
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ SILENT_SECONDS = 3.0
 LOST_SECONDS = 30.0
 _LOOKING_SECONDS = 8.0
 _ENDED = "ended"
+_GO_ON = "start it again with --resume, on as many ranks as you like"
 
 
 @dataclass(frozen=True)
@@ -35,46 +35,98 @@ class Self:
     size: int
     where: str
 
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.size} ({self.where})"
+
+
+class Pulse(threading.Thread):
+    """Counts in the store and hears the others count. A thread of its own: where the network is
+    cut, a store does not answer, and does not fail either."""
+
+    def __init__(self, store: dist.Store, me: Self) -> None:
+        super().__init__(name="moedd-pulse", daemon=True)
+        self.store, self.me = store, me
+        self.heard: dict[int, tuple[bytes, float]] = {}
+        self.where: dict[int, str] = {me.rank: me.where}
+        self.said = False
+        self.over = threading.Event()
+        self.answered = time.monotonic()
+        self.failure: RuntimeError | None = None
+        self._count = 0
+        self._turn = threading.Lock()
+
+    def run(self) -> None:
+        try:
+            while not self.over.wait(BEAT_SECONDS / 2):
+                self.beat()
+        except RuntimeError as error:
+            self.failure = error
+
+    def beat(self) -> None:
+        """Count once, and hear what the others count."""
+        with self._turn:
+            if self.over.is_set():
+                return
+            if self._count == 0:
+                self.store.set(f"where/{self.me.rank}", self.me.where)
+            self._count += 1
+            self.store.set(f"beat/{self.me.rank}", str(self._count))
+            for rank in range(self.me.size):
+                if rank != self.me.rank and self.store.check([f"beat/{rank}"]):
+                    self._hear(rank, self.store.get(f"beat/{rank}"))
+            self.said = self.said or self.store.check(["said"])
+            self.answered = time.monotonic()
+
+    def _hear(self, rank: int, count: bytes) -> None:
+        if rank not in self.where:
+            self.where[rank] = self.store.get(f"where/{rank}").decode()
+        if rank not in self.heard or count != self.heard[rank][0]:
+            self.heard[rank] = (count, time.monotonic())
+
+    def end(self) -> None:
+        """This rank leaves in an orderly way: nobody misses it."""
+        with self._turn:
+            self.over.set()
+            self.store.set(f"beat/{self.me.rank}", _ENDED)
+
+    def silent(self, seconds: float) -> list[int]:
+        """The ranks that have not counted for so long, and have not ended."""
+        now = time.monotonic()
+        return [
+            rank
+            for rank, (count, when) in list(self.heard.items())
+            if count != _ENDED.encode() and now - when > seconds
+        ]
+
 
 class Watch(threading.Thread):
-    """Listens from `start` to `end`; ends the process when a rank is lost or it is told to."""
+    """Looks after the ranks from `start` to `end`; ends the process when one is lost, or when it
+    is told to."""
 
     def __init__(self, store: dist.Store, me: Self) -> None:
         super().__init__(name="moedd-watch", daemon=True)
-        self.store, self.me = store, me
-        self.others = [rank for rank in range(me.size) if rank != me.rank]
-        self.heard: dict[int, tuple[bytes, float]] = {}
-        self.count, self.lost = 0, seconds_from("MOEDD_LOST_SECONDS", LOST_SECONDS)
-        self.over = threading.Event()
-        self._looking = threading.Lock()
+        self.me, self.store = me, store
+        self.pulse = Pulse(store, me)
+        self.lost = seconds_from("MOEDD_LOST_SECONDS", LOST_SECONDS)
+        self.over = self.pulse.over
         # A signal's number arrives at the pipe at once, even while the main thread is in C code.
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
 
     def start(self) -> None:
-        self.store.set(f"where/{self.me.rank}", self.me.where)
         self._was = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, lambda *_: None)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._beat()
+        self.pulse.beat()
+        self.pulse.start()
         super().start()
 
     def end(self) -> None:
-        """This rank leaves in an orderly way: nobody misses it."""
-        self.over.set()
-        with contextlib.suppress(RuntimeError), self._looking:
-            self.store.set(f"beat/{self.me.rank}", _ENDED)
+        """This rank leaves in an orderly way."""
+        self.pulse.end()
         signal.set_wakeup_fd(self._wakeup)
         signal.signal(signal.SIGTERM, self._was)
 
-    def may_speak(self) -> bool:
-        """True for one rank of the run and once only: who says why it ends."""
-        try:
-            return bool(self.store.add("said", 1) == 1)
-        except RuntimeError:
-            return True  # nobody to agree with
-
-    # -- the thread ------------------------------------------------------------------------
     def run(self) -> None:
         while not self.over.is_set():
             ready, _, _ = select.select([self._read], [], [], BEAT_SECONDS)
@@ -82,67 +134,46 @@ class Watch(threading.Thread):
                 return
             if ready and signal.SIGTERM in os.read(self._read, 64):
                 self.leave(self.explain("was asked to end (SIGTERM)"))
-            try:
-                with self._looking:
-                    if self.over.is_set():
-                        return
-                    self._beat()
-                    gone = self._silent(self.lost)
-            except RuntimeError as error:
-                self.leave(self._no_store(error))
-            if gone:
+            if self._cut_off(self.lost):
+                self.leave(self._no_store())
+            if gone := self.pulse.silent(self.lost):
                 self.leave(self._sentence(gone, f"has not been heard of for {self.lost:g} seconds"))
 
-    def _beat(self) -> None:
-        self.count += 1
-        self.store.set(f"beat/{self.me.rank}", str(self.count))
-        now = time.monotonic()
-        for rank in self.others:
-            if self.store.check([f"beat/{rank}"]):
-                count = self.store.get(f"beat/{rank}")
-                if count != self.heard.get(rank, (b"", 0.0))[0]:
-                    self.heard[rank] = (count, now)
-
-    def _silent(self, seconds: float) -> list[int]:
-        now = time.monotonic()
-        return [
-            rank
-            for rank, (count, when) in self.heard.items()
-            if count != _ENDED.encode() and now - when > seconds
-        ]
+    def _cut_off(self, seconds: float) -> bool:
+        return bool(self.pulse.failure) or time.monotonic() - self.pulse.answered > seconds
 
     # -- what is said ----------------------------------------------------------------------
     def explain(self, otherwise: str) -> str:
         """Why this rank cannot go on: who is gone, found out in a few seconds; empty where another
         rank has said it. `otherwise`: what befell this rank, where nobody is."""
         ends = time.monotonic() + _LOOKING_SECONDS
-        try:
-            while time.monotonic() < ends:
-                if self.store.check(["said"]):
-                    return ""
-                with self._looking:
-                    self._beat()
-                    gone = self._silent(SILENT_SECONDS)
-                if gone:
-                    return self._sentence(gone, "is gone (killed, or its host or network is down)")
-                time.sleep(0.1)
-        except RuntimeError as error:
-            return self._no_store(error)
-        return f"rank {self.me.rank} of {self.me.size} ({self.me.where}) {otherwise}: {_GO_ON}"
+        while time.monotonic() < ends:
+            if self.pulse.said:
+                return ""
+            if self._cut_off(SILENT_SECONDS):
+                return self._no_store()
+            if gone := self.pulse.silent(SILENT_SECONDS):
+                return self._sentence(gone, "is gone (killed, or its host or network is down)")
+            time.sleep(0.1)
+        return f"{self.me} {otherwise}: {_GO_ON}"
 
     def _sentence(self, gone: list[int], how: str) -> str:
-        who = []
-        for rank in gone:
-            where = self.store.get(f"where/{rank}").decode()
-            who.append(f"rank {rank} of {self.me.size} ({where})")
-        return f"{' and '.join(who)} {how}, so the run ends: {_GO_ON}"
+        who = " and ".join(str(Self(r, self.me.size, self.pulse.where[r])) for r in gone)
+        return f"{who} {how}, so the run ends: {_GO_ON}"
 
-    def _no_store(self, error: Exception) -> str:
+    def _no_store(self) -> str:
         return (
-            f"rank {self.me.rank} of {self.me.size} ({self.me.where}) cannot reach the others any "
-            f"more ({_first_line(error)}): look whether rank 0's host and the network between them "
-            f"are up, then {_GO_ON}"
+            f"{self.me} cannot reach the others any more: look whether rank 0's host and the "
+            f"network between them are up, then {_GO_ON}"
         )
+
+    def may_speak(self) -> bool:
+        """True for one rank of the run and once only: who says why it ends. A rank that is cut off
+        speaks for itself."""
+        try:
+            return self._cut_off(SILENT_SECONDS) or bool(self.store.add("said", 1) == 1)
+        except RuntimeError:
+            return True
 
     def leave(self, sentence: str, code: int = 6) -> NoReturn:
         """Say the sentence unless somebody has said one, and end this process now."""
@@ -150,9 +181,6 @@ class Watch(threading.Thread):
             sys.stdout.flush()
             print(f"moedd: {sentence}", file=sys.stderr, flush=True)
         os._exit(code)
-
-
-_GO_ON = "start it again with --resume, on as many ranks as you like"
 
 
 def seconds_from(variable: str, default: float) -> float:
@@ -165,7 +193,3 @@ def seconds_from(variable: str, default: float) -> float:
     if not seconds > 0:
         raise UsageError(f"{variable}={text!r} is set, expected seconds above 0, for example 120")
     return seconds
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
