@@ -133,19 +133,21 @@ def trajectories(
     profile: ProfileOption = None,
 ) -> None:
     """Train networks on real data and keep their parameters, for mtt to match."""
+    from moedd.launch import joined
     from moedd.maketrajectories import run_trajectories
 
-    run_trajectories(
-        data_name,
-        count=count,
-        epochs=epochs,
-        data=data,
-        size=parse_size(size),
-        channels=channels,
-        skip_bad=skip_bad,
-        overrides=overrides or [],
-        profile_name=profile,
-    )
+    with joined():
+        run_trajectories(
+            data_name,
+            count=count,
+            epochs=epochs,
+            data=data,
+            size=parse_size(size),
+            channels=channels,
+            skip_bad=skip_bad,
+            overrides=overrides or [],
+            profile_name=profile,
+        )
 
 
 @app.command()

@@ -6,6 +6,7 @@ network cut. torchrun notices a killed process of its own host at once and asks 
 then, as after a failed collective, `SILENT_SECONDS` of silence are enough to name it.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -57,7 +58,7 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.over.wait(BEAT_SECONDS / 2):
+            while not self.over.wait(BEAT_SECONDS):
                 self.beat()
         except RuntimeError as error:
             self.failure = error
@@ -84,18 +85,26 @@ class Pulse(threading.Thread):
             self.heard[rank] = (count, time.monotonic())
 
     def end(self) -> None:
-        """This rank leaves in an orderly way: nobody misses it."""
-        with self._turn:
+        """This rank leaves in an orderly way: nobody misses it. Rank 0, whose process or host may
+        hold the store, lets the others go first."""
+        ends = time.monotonic() + _LOOKING_SECONDS
+        while self.me.rank == 0 and not self._alone() and time.monotonic() < ends:
+            time.sleep(0.05)
+        with self._turn, contextlib.suppress(RuntimeError):
             self.over.set()
             self.store.set(f"beat/{self.me.rank}", _ENDED)
 
+    def _alone(self) -> bool:
+        ended = [count == _ENDED.encode() for count, _ in list(self.heard.values())]
+        return bool(self.failure) or all(ended)
+
     def silent(self, seconds: float) -> list[int]:
-        """The ranks that have not counted for so long, and have not ended."""
-        now = time.monotonic()
+        """The ranks that had not counted for so long when this one last listened, and have not
+        ended. (A busy machine may keep this rank from listening.)"""
         return [
             rank
             for rank, (count, when) in list(self.heard.items())
-            if count != _ENDED.encode() and now - when > seconds
+            if count != _ENDED.encode() and self.answered - when > seconds
         ]
 
 
@@ -150,7 +159,7 @@ class Watch(threading.Thread):
         while time.monotonic() < ends:
             if self.pulse.said:
                 return ""
-            if self._cut_off(SILENT_SECONDS):
+            if self._cut_off(2 * SILENT_SECONDS):
                 return self._no_store()
             if gone := self.pulse.silent(SILENT_SECONDS):
                 return self._sentence(gone, "is gone (killed, or its host or network is down)")
@@ -171,7 +180,7 @@ class Watch(threading.Thread):
         """True for one rank of the run and once only: who says why it ends. A rank that is cut off
         speaks for itself."""
         try:
-            return self._cut_off(SILENT_SECONDS) or bool(self.store.add("said", 1) == 1)
+            return self._cut_off(2 * SILENT_SECONDS) or bool(self.store.add("said", 1) == 1)
         except RuntimeError:
             return True
 

@@ -21,7 +21,8 @@ from moedd_loaders.validate import validate_set
 CLOSE = 1e-5
 ENDED_WITHIN = 60.0  # seconds; it takes about five on a machine that has nothing else to do
 NAME = "digits-idm-1x2"
-LONG = ("idm.steps=100", "diversity.every=4", "idm.batch_real=16")
+LONG = ("idm.steps=30", "diversity.every=4", "idm.batch_real=16")
+LONGER = (*LONG, "idm.steps=100")
 
 FEW: dict[str, Sequence[str]] = {
     "mixed": ("digits-idm+idc-1x2", "idc.steps=3", *LIVE),
@@ -105,8 +106,8 @@ def test_many_ranks_make_what_one_makes(
 # ------------------------------------------------------------------------------- lost ranks
 
 
-def start(home: Path, ranks: int, *more: str, **variables: str):  # type: ignore[no-untyped-def]
-    arguments = [*tiny_arguments(NAME, *LONG), "--checkpoint-seconds", "0", *more]
+def start(home: Path, ranks: int, *more: str, settings=LONGER, **variables: str):  # type: ignore[no-untyped-def]
+    arguments = [*tiny_arguments(NAME, *settings), "--checkpoint-seconds", "0", *more]
     return torchrun(home, ranks, ["-m", "moedd", *arguments], **variables)
 
 
@@ -131,8 +132,8 @@ def lose(home: Path, job, rank: int, moment, **given) -> str:  # type: ignore[no
 def test_a_killed_rank_ends_the_job_and_resume_goes_on(tmp_path: Path) -> None:
     home, whole = tmp_path / "killed", tmp_path / "whole"
     run = RunFolder(home / "runs" / NAME)
-    lose(home, start(home, 2), 1, lambda: rows(home) >= 20)
-    assert 0 < load_meta(run.checkpoint)["tick"] < 100
+    lose(home, start(home, 2, settings=LONG), 1, lambda: rows(home) >= 8)
+    assert 0 < load_meta(run.checkpoint)["tick"] < 30
     # On another number of ranks: on one.
     tiny_run(home, NAME, *LONG, called=NAME, resume=True)
     tiny_run(whole, NAME, *LONG, called=NAME)
@@ -154,7 +155,7 @@ def test_ranks_killed_again_and_again(tmp_path: Path) -> None:
     lose(home, start(home, 4, "--resume"), 3, lambda: rows(home) >= 120)
     code, said = finished(start(home, 3, "--resume"))
     assert code == 0, said
-    tiny_run(whole, NAME, *LONG, called=NAME)
+    tiny_run(whole, NAME, *LONGER, called=NAME)
     assert difference(home / "sets" / NAME, whole / "sets" / NAME) <= CLOSE
     assert read_manifest(home / "sets" / NAME).provenance.ranks == 3
 

@@ -63,11 +63,13 @@ def start(hosts: Hosts, home: Path, *settings: str, **more: str) -> list[subproc
     """The same command on both hosts, one rank on each."""
     meeting = f"{next(iter(hosts.values()))}:{PORT}"
     jobs = []
-    for host, address in hosts.items():
+    for n, (host, address) in enumerate(hosts.items()):
         launcher = [
             *("ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"),
             *("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "tiny"),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--local-addr", address),
+            # Names of these hosts lead nowhere, so torchrun is told on which of them to meet.
+            *("--rdzv-conf", f"is_host={int(n == 0)}"),
         ]
         command = ["-m", "moedd", *tiny_arguments(NAME, *settings), "--checkpoint-seconds", "0"]
         variables = environment(home, GLOO_SOCKET_IFNAME="cable", **more)
