@@ -144,7 +144,7 @@ class Watch(threading.Thread):
             if ready and signal.SIGTERM in os.read(self._read, 64):
                 self.leave(self.explain("was asked to end (SIGTERM)"))
             if self._cut_off(self.lost):
-                self.leave(self._no_store())
+                self.leave(self._no_store(), alone=True)
             if gone := self.pulse.silent(self.lost):
                 self.leave(self._sentence(gone, f"has not been heard of for {self.lost:g} seconds"))
 
@@ -184,9 +184,10 @@ class Watch(threading.Thread):
         except RuntimeError:
             return True
 
-    def leave(self, sentence: str, code: int = 6) -> NoReturn:
-        """Say the sentence unless somebody has said one, and end this process now."""
-        if sentence and self.may_speak():
+    def leave(self, sentence: str, code: int = 6, alone: bool = False) -> NoReturn:
+        """Say the sentence unless somebody has said one (`alone`: nobody can be asked), and end
+        this process now."""
+        if sentence and (alone or self.may_speak()):
             sys.stdout.flush()
             print(f"moedd: {sentence}", file=sys.stderr, flush=True)
         os._exit(code)
