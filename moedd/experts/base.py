@@ -171,7 +171,8 @@ class Expert:
         """Own classes that go through the network in one call: neighbours with as many real images
         (given for all classes), at most `profile.classes_at_once` of them."""
         groups: list[list[int]] = []
-        for c in self.own_classes:
+        own = range(len(real_images)) if self.team.size == 1 else self.own_classes
+        for c in own:
             last, count = groups[-1] if groups else [], real_images[c]
             if last and len(last) < self.profile.classes_at_once and real_images[last[0]] == count:
                 last.append(c)
