@@ -87,29 +87,34 @@ def distill(
     ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Distil real data into a set, written to $MOEDD_HOME/sets/NAME."""
-    from moedd.commands import run_distill
+    """Distil real data into a set, written to $MOEDD_HOME/sets/NAME.
 
-    run_distill(
-        name,
-        data=data,
-        size=parse_size(size),
-        channels=channels,
-        skip_bad=skip_bad,
-        note=note,
-        set_name=set_name,
-        schedule=schedule,
-        max_hours=max_hours,
-        overrides=overrides or [],
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        evaluate_after=evaluate_after,
-        print_config=print_config,
-        checkpoint_seconds=checkpoint_seconds,
-        profile_name=profile,
-        validation=validation,
-    )
+    Under torchrun the run is spread over its processes: docs/scale.md.
+    """
+    from moedd.commands import run_distill
+    from moedd.launch import joined
+
+    with joined():
+        run_distill(
+            name,
+            data=data,
+            size=parse_size(size),
+            channels=channels,
+            skip_bad=skip_bad,
+            note=note,
+            set_name=set_name,
+            schedule=schedule,
+            max_hours=max_hours,
+            overrides=overrides or [],
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            evaluate_after=evaluate_after,
+            print_config=print_config,
+            checkpoint_seconds=checkpoint_seconds,
+            profile_name=profile,
+            validation=validation,
+        )
 
 
 @app.command()
@@ -134,19 +139,21 @@ def trajectories(
     profile: ProfileOption = None,
 ) -> None:
     """Train networks on real data and keep their parameters, for mtt to match."""
+    from moedd.launch import joined
     from moedd.maketrajectories import run_trajectories
 
-    run_trajectories(
-        data_name,
-        count=count,
-        epochs=epochs,
-        data=data,
-        size=parse_size(size),
-        channels=channels,
-        skip_bad=skip_bad,
-        overrides=overrides or [],
-        profile_name=profile,
-    )
+    with joined():
+        run_trajectories(
+            data_name,
+            count=count,
+            epochs=epochs,
+            data=data,
+            size=parse_size(size),
+            channels=channels,
+            skip_bad=skip_bad,
+            overrides=overrides or [],
+            profile_name=profile,
+        )
 
 
 @app.command()

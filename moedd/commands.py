@@ -16,6 +16,7 @@ from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe, set_recipe
+from moedd.ranks import world
 from moedd.realdata import RealData, load_real
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
@@ -72,15 +73,16 @@ def run_distill(
         checkpoint_seconds,
         f"--schedule {schedule}" if schedule else f"--max-hours {max_hours}" if max_hours else None,
     )
-    reporter = Reporter()
+    ranks = world()
+    reporter = Reporter(quiet=not ranks.first)
     evaluates = evaluate_after or (evaluate_after is None and parsed.data == "digits")
-    finished = resume and _finished(places)
+    finished = ranks.tell(lambda: resume and _finished(places))
     if finished:
         reporter.say(f"{called} is finished already: {places.target}")
         if not evaluates:
             return
     if not print_config and not resume:
-        check_target(places.target, overwrite)
+        ranks.tell(lambda: check_target(places.target, overwrite))
     shape = _known_shape(parsed.data, data, size, channels)
     if shape is not None:
         # A wrong setting is refused, and the settings are shown, before any data are read.
@@ -105,6 +107,8 @@ def run_distill(
             config, real, places, effort, profile,
             resume=resume, overwrite=overwrite, reporter=reporter,
         )  # fmt: skip
+    if not ranks.first:
+        return
     if evaluates:
         _evaluate_default(places, config, real, profile, reporter)
     print_usage(places.target, called, len(config.methods))
@@ -123,6 +127,8 @@ def _known_shape(
 
 def _print_config(config: RunConfig, schedule: str | None, effort: Effort) -> None:
     """The resolved settings as JSON, with what the schedule makes of each expert's steps."""
+    if not world().first:
+        return
     fitted = effort.max_hours is not None
     plan = {
         "schedule": None if fitted else schedule or DEFAULT_SCHEDULE,

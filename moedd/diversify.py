@@ -17,7 +17,9 @@ from moedd.diversityreport import diversity_report
 from moedd.experts import Expert
 from moedd.pool import Pool, StoredNetwork
 from moedd.profile import Profile
+from moedd.ranks import world
 from moedd.streams import Streams
+from moedd_loaders.decode import decode_labels
 from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import Diversity
 
@@ -40,30 +42,34 @@ def diversity_step(
 ) -> list[dict[str, Any]]:
     """One diversity step on the drawn pair(s); returns one log row per pair.
 
-    Experts without steps of their own stay as they are while their partner moves.
+    Experts without steps of their own stay as they are while their partner moves. Where the two
+    are not on the same ranks, their features travel; each rank moves the images of its own expert,
+    and its row has the norms of that one only.
     """
     rows = []
     for i, j in draw_pairs(config, len(experts), streams.generator("pair")):
         own = streams.scope(i, j)
         pair = (experts[i], experts[j])
+        if not any(expert.team.here for expert in pair):
+            continue
+        for expert in pair:
+            if expert.team.here:
+                expert.pull()
         # With a pool for each expert, the features are now of one's, now of the other's.
         side = int(torch.randint(2, (), generator=own.generator("side")))
         pool = pair[side].pool
         network = pool.draw(own.generator("network"))
-        leaves = [e.images.detach().clone().requires_grad_(e.steps > 0) for e in pair]
-        sides: list[Tensor] = []
-        for expert, leaf in zip(pair, leaves, strict=True):
-            _, labels = expert.decoded()
-            sides += [
-                features(pool, network, expert.training_images(leaf), config.layer, expert.profile),
-                labels,
-            ]
+        leaves = [
+            e.images.detach().clone().requires_grad_(e.steps > 0 and e.team.here) for e in pair
+        ]
+        labels = [decode_labels(e.labels, e.decode_rule) for e in pair]
+        sides = _features_of(pair, leaves, pool, network, config.layer)
         try:
             loss, record = DiversityLoss(config)(
-                sides[0], sides[1], sides[2], sides[3], own.generator("rows")
+                sides[0], labels[0], sides[1], labels[1], own.generator("rows")
             )
         except NonFiniteError as error:
-            raise _astray(pair, sides[::2]) from error
+            raise _astray(pair, sides) from error
         row: dict[str, Any] = {
             "pair": [i, j],
             "biased": record.biased,
@@ -78,8 +84,40 @@ def diversity_step(
             for expert, leaf in zip(pair, leaves, strict=True):
                 if leaf.requires_grad:
                     row |= _move(expert, next(gradients), config)
-        rows.append(row)
+        if any(expert.team.first for expert in pair):
+            rows.append(row)
     return rows
+
+
+def _features_of(
+    pair: Sequence[Expert],
+    leaves: Sequence[Tensor],
+    pool: Pool,
+    network: StoredNetwork,
+    layer: str,
+) -> list[Tensor]:
+    """Features of both experts' training images: with a graph where they are made here, else as
+    their first rank sends them."""
+    made = [
+        features(pool, network, expert.training_images(leaf), layer, expert.profile)
+        if expert.team.here
+        else None
+        for expert, leaf in zip(pair, leaves, strict=True)
+    ]
+    ranks = world()
+    for n, (expert, other) in enumerate((pair, pair[::-1])):
+        strangers = [rank for rank in other.team.members if rank not in expert.team.members]
+        own = made[n]
+        if own is None:
+            like = made[1 - n]
+            assert like is not None
+            rows = len(decode_labels(expert.labels, expert.decode_rule))
+            source = expert.team.members[0]
+            made[n] = ranks.receive(like.new_empty(rows, *like.shape[1:]), source)
+        elif expert.team.first:
+            for rank in strangers:
+                ranks.send(own.detach(), rank, "features")
+    return [side for side in made if side is not None]
 
 
 def _astray(pair: Sequence[Expert], sides: Sequence[Tensor]) -> NonFiniteError:

@@ -13,6 +13,7 @@ from moedd.config import RunConfig
 from moedd.diversify import report
 from moedd.experts import Expert
 from moedd.profile import Profile, peak_memory_bytes
+from moedd.ranks import world
 from moedd.realdata import RealData
 from moedd.runstate import RunState
 from moedd.streams import Streams
@@ -101,6 +102,7 @@ def write_result(
         torch=str(torch.__version__),
         device=f"{profile.device}: {profile.processor}",
         profile=profile.name,
+        ranks=world().size,
         seed=config.seed,
         seconds=round(state.seconds, 1),
         iterations={key: expert.done for key, expert in zip(ids, experts, strict=True)},

@@ -8,6 +8,7 @@ from moedd.networks import build_network
 from moedd.parts import whole
 from moedd.profile import choose_profile
 from moedd.progress import Reporter
+from moedd.ranks import world
 from moedd.realdata import RealData, load_real
 from moedd.tables import counted
 from moedd.trajectories import Trajectories, load_trajectories, trajectory_path
@@ -44,7 +45,8 @@ def run_trajectories(
             "mtt.train_on=part given; the parts follow from a run's experts and seed, so its own "
             "moedd distill makes such trajectories: leave the setting out here"
         )
-    profile, reporter = choose_profile(profile_name or "auto"), Reporter()
+    profile = choose_profile(profile_name or "auto")
+    reporter = Reporter(quiet=not world().first)
     wanted, long = count or settings.trajectories, epochs or settings.epochs
     reporter.say(
         f"trajectories: {wanted} x {counted(long, 'epoch')} of {config.network} "
@@ -66,7 +68,8 @@ def run_trajectories(
         raise from_oserror(error, f"making trajectories in {folder}") from error
     finally:
         reporter.end()
-    _report(made, real, time.perf_counter() - began)
+    if world().first:
+        _report(made, real, time.perf_counter() - began)
 
 
 def _report(made: Trajectories, real: RealData, seconds: float) -> None:

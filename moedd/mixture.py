@@ -22,10 +22,13 @@ from moedd.guards import check_diversity, require_images, require_movement, with
 from moedd.parts import PartData, split_parts, whole
 from moedd.pool import Pool, load_pool
 from moedd.profile import NOMINAL_RATE, Profile
-from moedd.progress import JsonLog, Reporter
+from moedd.progress import JsonLog, Log, NoLog, Reporter
+from moedd.ranks import Ranks, world
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
+from moedd.shares import assign, described
 from moedd.streams import Streams
+from moedd.together import Meetings, gather_experts, in_order, require_one_job
 from moedd_loaders.errors import (
     DivergedError,
     MoeddError,
@@ -86,46 +89,38 @@ def distill(
     Raises ConflictError: the set or an unfinished run exists. UsageError, DataError: settings or
     data that do not fit. NonFiniteError: a loss left the finite numbers. DivergedError: images or
     a student ran off. Both name the last good checkpoint. DiskFullError.
+
+    Under `launch.joined` all ranks call it alike; the first of them writes.
     """
     reporter = reporter or Reporter()
+    ranks = world()
     run = RunFolder(places.home / "runs" / places.name)
-    if not (resume and run.checkpoint.exists()):
-        check_target(places.target, overwrite)
+
+    def prepare() -> bool:
+        if not (resume and run.checkpoint.exists()):
+            check_target(places.target, overwrite)
+        run.take()
+        return run.prepare(config, real.fingerprint, resume, overwrite)
+
     try:
-        resuming = run.prepare(config, real.fingerprint, resume, overwrite)
+        require_one_job(ranks, config, real, profile)
+        resuming = ranks.tell(prepare)
+        run.require_seen(ranks)
         mixture = Mixture.build(config, real, places.home, profile, reporter)
         _say_notes(mixture, reporter)
-        if resuming:
-            state = run.load(mixture.experts, profile, effort.asked)
-            torch.set_num_threads(state.threads)
-            reporter.say(
-                f"resuming at tick {state.tick} from {run.checkpoint}, {state.threads} threads"
-            )
-        else:
-            state = RunState(
-                fraction=mixture.choose_fraction(effort, reporter),
-                asked=effort.asked,
-                notes=list(real.notes),
-                threads=torch.get_num_threads(),
-                profile=profile.name,
-                precision=profile.precision,
-                device=profile.device,
-            )
-        before, state.compiled = state.compiled, mixture.settle(state.fraction)
-        if before not in (None, state.compiled):
-            reporter.say(
-                "note: this run was begun with a C++ compiler and goes on without one, or the "
-                "other way round: its images will differ in their last bits"
-            )
-        if not resuming:
-            run.save(config, state, mixture.experts, real.fingerprint)
+        state = _begin(mixture, run, resuming, effort, real, reporter)
         _iterate(mixture, run, state, effort, reporter)
-        _save_preview(mixture, run)
-        manifest = write_result(
-            config, real, mixture.experts, places.target, places.name, state,
-            profile, overwrite or resuming,
-        )  # fmt: skip
-        run.checkpoint.unlink()
+
+        def finish() -> Manifest:
+            _save_preview(mixture, run)
+            manifest = write_result(
+                config, real, mixture.experts, places.target, places.name, state,
+                profile, overwrite or resuming,
+            )  # fmt: skip
+            run.checkpoint.unlink()
+            return manifest
+
+        return ranks.tell(finish)
     except MoeddError:
         raise
     except OSError as error:
@@ -133,8 +128,47 @@ def distill(
         raise from_oserror(error, f"distilling {places.name} in {run.folder}") from error
     finally:
         reporter.end()
-        run.leave_no_empty_folder()
-    return manifest
+        if ranks.first:
+            run.release()
+
+
+def _begin(
+    mixture: "Mixture",
+    run: RunFolder,
+    resuming: bool,
+    effort: Effort,
+    real: RealData,
+    reporter: Reporter,
+) -> RunState:
+    """The state that a run starts from, put into its experts and kept: a new one or the last."""
+    config, profile = mixture.config, mixture.profile
+    if resuming:
+        state = run.load(mixture.experts, profile, effort.asked)
+        torch.set_num_threads(state.threads)
+        reporter.say(
+            f"resuming at tick {state.tick} from {run.checkpoint}, {state.threads} threads"
+        )
+    else:
+        state = RunState(
+            fraction=mixture.choose_fraction(effort, reporter),
+            asked=effort.asked,
+            notes=list(real.notes),
+            threads=torch.get_num_threads(),
+            profile=profile.name,
+            precision=profile.precision,
+            device=profile.device,
+        )
+    before, state.compiled = state.compiled, mixture.settle(state.fraction)
+    if before not in (None, state.compiled):
+        reporter.say(
+            "note: this run was begun with a C++ compiler and goes on without one, or the "
+            "other way round: its images will differ in their last bits"
+        )
+    # Nobody is still reading the checkpoint when it is replaced.
+    world().wait()
+    if not resuming and world().first:
+        run.save(config, state, mixture.experts, real.fingerprint)
+    return state
 
 
 def _say_notes(mixture: "Mixture", reporter: Reporter) -> None:
@@ -143,6 +177,9 @@ def _say_notes(mixture: "Mixture", reporter: Reporter) -> None:
             reporter.say(f"note: {note}")
     if len(mixture.experts) == 1 and mixture.config.diversity.every > 0:
         reporter.say("note: a single expert has no other to differ from: no diversity step")
+    if world().size > 1:
+        teams = [expert.team.members for expert in mixture.experts]
+        reporter.say(f"{world().size} ranks: {described(teams)}")
 
 
 def scaled(steps: int, fraction: float) -> int:
@@ -160,11 +197,15 @@ class Mixture:
         pools: Sequence[Pool],
         profile: Profile,
         prepared: Sequence[Any] | None = None,
+        teams: Sequence[Ranks] | None = None,
     ) -> None:
         self.config, self.parts, self.pools, self.profile = config, parts, pools, profile
         self.prepared = prepared or [None] * len(parts)
         self.streams = Streams(config.seed)
         self.experts = self._make_experts()
+        self.teams = list(teams or self._make_teams())
+        for expert, team in zip(self.experts, self.teams, strict=True):
+            expert.join(team)
 
     @classmethod
     def build(
@@ -215,6 +256,14 @@ class Mixture:
             )
         return experts
 
+    def _make_teams(self) -> list[Ranks]:
+        """Who works on which expert. The same on every rank."""
+        costs = [(expert.step_operations() or 1.0) * expert.steps for expert in self.experts]
+        most = [len(e.part.classes) if e.spreads_classes else 1 for e in self.experts]
+        teams = assign(costs, most, world().size)
+        made = {members: world().team(members) for members in dict.fromkeys(teams)}
+        return [made[members] for members in teams]
+
     def steps(self, fraction: float) -> list[int]:
         """Steps of each expert at this fraction of its schedule."""
         return [scaled(expert.steps, fraction) for expert in self.experts]
@@ -227,12 +276,18 @@ class Mixture:
         return [bool(expert.arithmetic.profile.compiled) for expert in self.experts]
 
     def tick(self, number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
-        """Bring every expert to the progress of tick `number` (from 1); returns log rows."""
+        """Bring every expert to the progress of tick `number` (from 1); returns log rows: those of
+        the experts that this rank speaks for."""
         of = max(steps)
         rows: list[dict[str, Any]] = []
         for e, expert in enumerate(self.experts):
-            while expert.done < number * steps[e] // of:
+            goal = number * steps[e] // of
+            if not expert.team.here:
+                expert.done = goal
+            while expert.done < goal:
                 losses = expert.step()
+                if not expert.team.first:
+                    continue
                 rows.append({"tick": number, "expert": e, "step": expert.done, **losses})
                 rows[-1]["image_step"] = expert.last_step_norm
         if self.diverse and number % self.config.diversity.every == 0:
@@ -266,13 +321,16 @@ class Mixture:
         return fraction
 
     def _schedule_seconds(self, compiled: bool) -> float:
-        """Seconds of the whole schedule, from a few steps of experts that are thrown away."""
-        spare = Mixture(self.config, self.parts, self.pools, self.profile, self.prepared)
+        """Seconds of the whole schedule, from a few steps of experts that are thrown away: those
+        of the rank that takes longest."""
+        spare = Mixture(
+            self.config, self.parts, self.pools, self.profile, self.prepared, self.teams
+        )
         for expert in spare.experts:
             expert.settle(math.inf if compiled else 0.0)
         seconds = 0.0
         for expert in spare.experts:
-            if expert.steps:
+            if expert.steps and expert.team.here:
                 expert.step()
                 began = time.perf_counter()
                 for _ in range(_TIMED_STEPS):
@@ -283,19 +341,19 @@ class Mixture:
             diversity_step(spare.experts, self.config.diversity, self.streams.scope("timing"))
             ticks = max(expert.steps for expert in self.experts)
             seconds += ticks / self.config.diversity.every * (time.perf_counter() - began)
-        return max(seconds, 1e-9)
+        return max(world().largest(seconds), 1e-9)
 
 
 def _iterate(
     mixture: Mixture, run: RunFolder, state: RunState, effort: Effort, reporter: Reporter
 ) -> None:
     """Tick until the fraction is done, with log, checkpoints and previews."""
-    steps = mixture.steps(state.fraction)
+    ranks, steps = world(), mixture.steps(state.fraction)
     total = max(steps)
-    log = JsonLog(run.log, state.log_position)
+    log: Log = JsonLog(run.log, state.log_position) if ranks.first else NoLog()
     reporter.begin("matching", total, state.tick)
-    began = saved = pictured = time.monotonic()
-    before, kept = state.seconds, state.tick
+    meetings = Meetings(ranks, effort.checkpoint_seconds, _PREVIEW_SECONDS)
+    began, before, kept = time.monotonic(), state.seconds, state.tick
 
     def keep() -> None:
         require_images(mixture.experts)
@@ -303,23 +361,30 @@ def _iterate(
         run.save(mixture.config, state, mixture.experts, mixture.parts[0].source_fingerprint)
 
     try:
+        rows: list[dict[str, Any]] = []
         while state.tick < total:
-            rows = mixture.tick(state.tick + 1, steps)
+            rows += mixture.tick(state.tick + 1, steps)
             state.tick += 1
-            now = time.monotonic()
-            state.seconds = before + now - began
+            if not meetings.due(state.tick, total):
+                continue
+            rows = in_order(ranks.collect(rows))
+            state.seconds = before + time.monotonic() - began
             for row in rows:
                 log.write(row)
             state.losses = (state.losses or {}) | _losses(rows)
             reporter.step(state.tick, _note(rows))
-            if now - saved >= effort.checkpoint_seconds:
-                keep()
-                saved, kept = now, state.tick
-            if now - pictured >= _PREVIEW_SECONDS:
+            plan = meetings.plan(state.tick)
+            if plan.save or plan.picture:
+                gather_experts(mixture.experts)
+            if plan.save:
+                ranks.tell(keep)
+                kept = state.tick
+            if plan.picture and ranks.first:
                 _save_preview(mixture, run)
-                pictured = now
-        require_movement(mixture.experts)
-        keep()
+            rows = []
+        gather_experts(mixture.experts)
+        ranks.tell(lambda: require_movement(mixture.experts))
+        ranks.tell(keep)
     except (NonFiniteError, DivergedError) as error:
         # The rows that led here are what a person wants to see; resuming cuts them off again.
         log.close()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from moedd.ondevice import upload
 from moedd.parts import PartData, cache_key
 from moedd.profile import Profile
 from moedd.progress import Reporter
+from moedd.ranks import world
 from moedd.streams import Streams
 from moedd.train import Fetch, Recipe, Trainer, accuracy, shuffled_batches
 from moedd_loaders.errors import NonFiniteError
@@ -122,7 +122,8 @@ def load_pool(
     on the profile's device. With `trained` False it has an architecture and no stored networks.
 
     A killed call goes on with the first network that is not whole; two calls at once wait for each
-    other. Raises NonFiniteError: training left the finite numbers; such a network is not kept.
+    other; the ranks of one run train different networks. Raises NonFiniteError: training left the
+    finite numbers; such a network is not kept.
     """
     channels, height, width_px = part.shape
     size = (height, width_px)
@@ -138,12 +139,16 @@ def load_pool(
     place.mkdir(parents=True, exist_ok=True)
     stored: list[StoredNetwork] = []
     told = reporter or Reporter(quiet=True)
-    with FileLock(place / "lock"):
-        for n in range(config.networks if trained else 0):
-            path = place / f"network-{n:02d}.safetensors"
-            if not path.exists():
-                _train_one(part, network_name, width, config, n, path, told, profile)
-            stored += _read_one(path, profile.device)
+    ranks = world()
+    paths = [
+        place / f"network-{n:02d}.safetensors" for n in range(config.networks if trained else 0)
+    ]
+    with ranks.lock(place / "lock"):
+        missing = ranks.tell(lambda: [n for n, path in enumerate(paths) if not path.exists()])
+        for n in missing[ranks.place :: ranks.size]:
+            _train_one(part, network_name, width, config, n, paths[n], told, profile)
+    for path in paths:
+        stored += _read_one(path, profile.device)
     for parameter in template.parameters():
         parameter.requires_grad_(False)
     return Pool(template.to(profile.device), tuple(stored), key, config, folder, told)

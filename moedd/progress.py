@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -72,6 +72,32 @@ class Reporter:
         """One line for the person."""
         if not self.quiet:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class Log(Protocol):
+    """Where the rows of a run go."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+
+    def position(self) -> int:
+        """Bytes written so far."""
+
+    def close(self) -> None:
+        """No more rows follow."""
+
+
+class NoLog:
+    """The log of ranks that write none."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def position(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class JsonLog:

@@ -7,17 +7,21 @@ runs/NAME/preview.png              the images as they are now
 
 import contextlib
 import shutil
+import socket
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from moedd.checkpoint import load_checkpoint, load_meta, save_checkpoint
 from moedd.config import RunConfig
 from moedd.experts import Expert
 from moedd.profile import Profile
+from moedd.ranks import Ranks
 from moedd_loaders.errors import ConflictError, UsageError
 
 
@@ -55,6 +59,8 @@ class RunFolder:
         self.checkpoint = folder / "checkpoint.safetensors"
         self.log = folder / "log.jsonl"
         self.preview = folder / "preview.png"
+        self.lock = folder.with_name(f".{folder.name}.lock")
+        self._held = FileLock(self.lock)
 
     def prepare(self, config: RunConfig, real: str, resume: bool, overwrite: bool) -> bool:
         """Make the folder ready; True if there is a checkpoint to go on from.
@@ -88,10 +94,46 @@ class RunFolder:
             )
         return True
 
-    def leave_no_empty_folder(self) -> None:
-        """Take the folder away again if nothing came into it."""
-        with contextlib.suppress(OSError):  # not empty, or not there
-            self.folder.rmdir()
+    def take(self) -> None:
+        """Keep other processes out of this run until `release`.
+
+        Raises ConflictError: one of them is at it.
+        """
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._held.acquire(blocking=False)
+        except Timeout:
+            raise ConflictError(
+                f"another process is working on the run in {self.folder}: let it end, call this "
+                "one something else (--name), or start both as one run (torchrun)"
+            ) from None
+
+    def release(self) -> None:
+        """Let others in, and take the folder away again if nothing came into it."""
+        if self._held.is_locked:
+            self.lock.unlink(missing_ok=True)
+            self._held.release()
+            with contextlib.suppress(OSError):  # not empty, or not there
+                self.folder.rmdir()
+
+    def require_seen(self, ranks: Ranks) -> None:
+        """Raise UsageError, naming the rank, unless all ranks see what the first one writes."""
+        if ranks.size == 1:
+            return
+        sign = self.folder / ranks.tell(lambda: f".seen-{uuid.uuid4().hex[:8]}")
+        ranks.tell(sign.touch)
+        seen = ranks.collect((sign.exists(), socket.gethostname()))
+
+        def check() -> None:
+            sign.unlink()
+            for rank, (sees, host) in enumerate(seen):
+                if not sees:
+                    raise UsageError(
+                        f"rank {rank} on {host} does not see {self.folder}, where rank 0 works: "
+                        "set MOEDD_HOME to a folder that all hosts share"
+                    )
+
+        ranks.tell(check)
 
     def profile_name(self) -> str | None:
         """The profile of the unfinished run; None where there is none."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -36,6 +35,7 @@ from moedd.parts import PartData, cache_key
 from moedd.pool import real_batch
 from moedd.profile import Profile
 from moedd.progress import Reporter
+from moedd.ranks import world
 from moedd.streams import Streams
 from moedd.train import Fetch, Recipe, Trainer, shuffled_batches
 from moedd.zca import Whitening, fit_zca, load_zca, save_zca
@@ -43,6 +43,7 @@ from moedd_loaders.errors import DataError, MoeddError, NonFiniteError, UsageErr
 
 # Whether training is compiled must not depend on the epochs that are there already.
 _NOMINAL_EPOCHS = 20
+_WHITENING = "whitening.safetensors"
 
 
 class TrajectoryConfig(BaseModel):
@@ -132,7 +133,8 @@ def load_trajectories(
     """`count` trajectories of at least `epochs` epochs from `folder`, making what is missing.
 
     A killed call goes on with the first trajectory that is not whole; two calls at once wait for
-    each other. `network` says which architecture; its parameters are not used.
+    each other; the ranks of one run make different ones. `network` says which architecture; its
+    parameters are not used.
 
     Raises UsageError: batch norm, whose statistics are no part of a snapshot. DataError: a part
     without images. NonFiniteError: a training loss left the finite numbers.
@@ -145,13 +147,18 @@ def load_trajectories(
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     made = Trajectories(place, key, count, epochs, len(flatten(dict(network.named_parameters()))))
-    with FileLock(place / "lock"):
-        whitening = _whitening(part, place).to(profile.device) if config.zca else None
+    ranks = world()
+    paths = [trajectory_path(place, number) for number in range(count)]
+    with ranks.lock(place / "lock"):
+        if config.zca:
+            ranks.tell(lambda: _fit_whitening(part, place))
+        whitening = _read_whitening(place).to(profile.device) if config.zca else None
         maker = _Maker(part, network, config, whitening, reporter, profile)
-        for number in range(count):
-            path = trajectory_path(place, number)
-            if _length(path, made.parameters) < epochs:
-                maker.make(number, epochs, path, f"trajectory {number + 1}/{count}")
+        missing = ranks.tell(
+            lambda: [n for n, path in enumerate(paths) if _length(path, made.parameters) < epochs]
+        )
+        for n in missing[ranks.place :: ranks.size]:
+            maker.make(n, epochs, paths[n], f"trajectory {n + 1}/{count}")
     return Trajectories(**{**vars(made), "whitening": whitening})
 
 
@@ -168,12 +175,15 @@ def _check(part: PartData, network: Network) -> None:
         )
 
 
-def _whitening(part: PartData, place: Path) -> Whitening:
-    """The matrix of this key: fitted once, so that all its trajectories share it to the bit."""
-    path = place / "whitening.safetensors"
+def _fit_whitening(part: PartData, place: Path) -> None:
+    """Make the matrix of this key: once, so that all its trajectories share it to the bit."""
+    path = place / _WHITENING
     if not path.exists():
         save_zca(path, fit_zca(part))
-    return load_zca(path)
+
+
+def _read_whitening(place: Path) -> Whitening:
+    return load_zca(place / _WHITENING)
 
 
 def _length(path: Path, parameters: int) -> int:

@@ -203,13 +203,15 @@ class Diversity(_Model):
 class Provenance(_Model):
     """How, where and in how long the set was made (not part of any content hash).
 
-    `notes` say where an expert had to do with less than its method asks for.
+    `notes` say where an expert had to do with less than its method asks for; `ranks` is how many
+    processes worked on it together (when it was finished).
     """
 
     moedd: str = ""
     torch: str = ""
     device: str = "cpu"
     profile: str = ""
+    ranks: int = 1
     seed: int | None = 0
     seconds: float | None = 0.0
     iterations: dict[str, Any] = {}

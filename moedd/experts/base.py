@@ -24,6 +24,8 @@ from moedd.parts import PartData, denormalize, normalize
 from moedd.pool import Pool
 from moedd.profile import Profile
 from moedd.progress import Reporter
+from moedd.ranks import ALONE, Ranks
+from moedd.shares import blocks
 from moedd.streams import Streams
 from moedd_loaders.decode import decode, decode_labels
 from moedd_loaders.errors import DataError, NonFiniteError, UsageError, unknown
@@ -68,12 +70,18 @@ class Expert:
     `images` is a leaf of shape (classes*ipc, C, H, W), class-major, float32 in `space`.
     `steps` is the length of the method's schedule (0: made at once, nothing to optimise), `done`
     how many were made, `left_out` how many of those moved nothing, as they would have done harm.
+
+    `team`: the ranks that work on this expert, one unless the method `spreads_classes`, that is,
+    does in a step only what concerns its `own_classes`. A rank that is not of the team has the
+    expert too, but not its images as they are now.
     """
 
     config_class: ClassVar[type[ExpertConfig]]
     space: ClassVar[Space]
     method: ClassVar[str]
     source: ClassVar[str] = ""  # the paper, for `moedd experts`
+    spreads_classes: ClassVar[bool] = False
+    team: Ranks = ALONE
 
     def __init__(
         self,
@@ -132,6 +140,21 @@ class Expert:
         return 0.0
 
     # -- shared ----------------------------------------------------------------------------
+    def join(self, team: Ranks) -> None:
+        """Let the ranks of `team` work on this expert together."""
+        self.team = team
+
+    @property
+    def own_classes(self) -> range:
+        """The classes that this rank works on."""
+        if not self.team.here:
+            return range(0)
+        return blocks(len(self.part.classes), self.team.size)[self.team.place]
+
+    def pull(self) -> None:
+        """Get what the other ranks of the team have changed, so that `images` and `state_dict` are
+        whole; all of the team call it together."""
+
     def settle(self, operations: float) -> None:
         """Choose the form of the arithmetic for so many operations of this expert's."""
         self._arithmetic = arithmetic(self.pool.network, self.profile.for_work(operations))
@@ -145,11 +168,12 @@ class Expert:
         return self._arithmetic
 
     def class_groups(self, real_images: Sequence[int]) -> list[list[int]]:
-        """Classes that go through the network in one call: neighbours with as many real images,
-        at most `profile.classes_at_once` of them."""
+        """Own classes that go through the network in one call: neighbours with as many real images
+        (given for all classes), at most `profile.classes_at_once` of them."""
         groups: list[list[int]] = []
-        for c, count in enumerate(real_images):
-            last = groups[-1] if groups else []
+        own = range(len(real_images)) if self.team.size == 1 else self.own_classes
+        for c in own:
+            last, count = groups[-1] if groups else [], real_images[c]
             if last and len(last) < self.profile.classes_at_once and real_images[last[0]] == count:
                 last.append(c)
             else:

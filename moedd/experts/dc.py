@@ -26,6 +26,7 @@ from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.mosaic import real_images
 from moedd.experts.moving import Batches, ImageSGD, SummedExpert
 from moedd.networks import fresh_network
+from moedd.teamtrain import team_trainer
 from moedd.train import Augment, Fetch, Recipe, Trainer
 
 _ROWS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -141,7 +142,9 @@ class DC(SummedExpert):
             families=DSA_FAMILIES if self.config.augment else (),
         )
         usual = min(self.config.batch_train, len(self.labels))
-        return Trainer(network, recipe, streams, self.part.flip, self.arithmetic.profile, usual)
+        return team_trainer(
+            self.team, network, recipe, streams, self.part.flip, self.arithmetic.profile, usual
+        )
 
     def settle(self, operations: float) -> None:
         super().settle(operations)
@@ -150,6 +153,7 @@ class DC(SummedExpert):
 
     def _train(self, trainer: Trainer) -> None:
         """`inner` epochs on the images as they are, shuffled."""
+        self.pull_images()
         images, labels = self.decoded()
         images = images.detach()
         for epoch in range(self.config.inner):

@@ -29,6 +29,7 @@ from moedd.experts.base import ExpertConfig, Space, register_expert
 from moedd.experts.live import LiveNetwork
 from moedd.experts.mosaic import mosaics, shrink
 from moedd.experts.moving import ClasswiseSGD, MovingExpert
+from moedd.ranks import Ranks
 from moedd.streams import Streams
 from moedd_loaders.manifest import DecodeRule, NoDecode, TilesDecode
 
@@ -151,12 +152,12 @@ class IDC(MovingExpert):
         else:
             parameters = self.live.parameters(outer)
         self.optimizer.begin()
-        real_rows = [self._real_rows(c) for c in range(len(self.part.classes))]
+        real_rows = {c: self._real_rows(c) for c in self.own_classes}
         losses = [
             self._move_classes(group, real_rows, parameters, streams)
-            for group in self.class_groups([len(rows) for rows in real_rows])
+            for group in self.class_groups([self._batch(c) for c in range(len(self.part.classes))])
         ]
-        value = float(torch.cat(losses).mean())
+        value = self.mean_loss(losses)
         self.accept({"matching loss": value})
         if self.config.networks == "live":
             self.live.train(self.done)
@@ -166,7 +167,7 @@ class IDC(MovingExpert):
     def _move_classes(
         self,
         group: Sequence[int],
-        real_rows: Sequence[Tensor],
+        real_rows: Mapping[int, Tensor],
         parameters: Mapping[str, Tensor],
         streams: Streams,
     ) -> Tensor:
@@ -187,6 +188,10 @@ class IDC(MovingExpert):
         self.optimizer.step(group, rows, batches.gradient(gradient))
         return losses
 
+    def join(self, team: Ranks) -> None:
+        super().join(team)
+        self.live.team = team
+
     def settle(self, operations: float) -> None:
         super().settle(operations)
         self.live.use(self.arithmetic.profile)
@@ -203,10 +208,14 @@ class IDC(MovingExpert):
     def _real_rows(self, c: int) -> Tensor:
         """The next batch of the class: shuffled, cut into batches, the ragged tail dropped."""
         rows = self.part.rows[c]
-        batch = min(self.config.batch_real, len(rows))
+        batch = self._batch(c)
         epoch, position = divmod(self.done, len(rows) // batch)
         order = torch.randperm(len(rows), generator=self.streams.generator("real", c, epoch))
         return rows[order[position * batch : (position + 1) * batch]]
+
+    def _batch(self, c: int) -> int:
+        """Real images of a batch of the class."""
+        return min(self.config.batch_real, len(self.part.rows[c]))
 
     def _kept(self, own: Sequence[Streams]) -> list[Tensor] | None:
         """Which training images of each class take part in a step; None for all of them."""

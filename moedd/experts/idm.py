@@ -134,7 +134,7 @@ class IDM(MovingExpert):
             self._move_classes(group, network.parameters, weight, streams)
             for group in self.class_groups(counts)
         ]
-        match, ce = (float(torch.cat(term).mean()) for term in zip(*terms, strict=True))
+        match, ce = (self.mean_loss(term) for term in zip(*terms, strict=True))
         self.accept({"matching loss": match, "cross-entropy term": weight * ce})
         self.done += 1
         return {"match": match, "ce": weight * ce}

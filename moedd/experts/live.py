@@ -9,7 +9,9 @@ from moedd.networks import fresh_network
 from moedd.parts import PartData
 from moedd.pool import Pool, network_recipe, real_batch
 from moedd.profile import Profile
+from moedd.ranks import ALONE
 from moedd.streams import Streams
+from moedd.teamtrain import team_trainer
 from moedd.train import Trainer, shuffled_batches
 
 _PREFIX = "live."
@@ -32,6 +34,7 @@ class LiveNetwork:
         self.streams = streams.scope("live")
         self.outer = -1
         self.trainer: Trainer | None = None
+        self.team = ALONE
 
     def use(self, profile: Profile) -> None:
         """Train in the form of `profile` from now on, a resumed network too."""
@@ -42,9 +45,9 @@ class LiveNetwork:
     def _begin(self, outer: int) -> Trainer:
         network = fresh_network(self.pool.network, self.streams.generator("init", outer))
         self.outer = outer
-        self.trainer = Trainer(
-            network, network_recipe(self.config), self.streams.scope(outer), self.part.flip,
-            self.profile,
+        self.trainer = team_trainer(
+            self.team, network, network_recipe(self.config), self.streams.scope(outer),
+            self.part.flip, self.profile,
         )  # fmt: skip
         return self.trainer
 

@@ -4,8 +4,10 @@ What they share: optimisers that can take a step back, real and synthetic images
 under one augmentation, and a step that is accepted whole or not at all.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from moedd.augment import DSA_FAMILIES, Draw, apply_each, draw_dsa, select_families
 from moedd.experts.base import Expert
 from moedd.ondevice import upload
+from moedd.shares import blocks
 from moedd.streams import Streams
 from moedd_loaders.errors import NonFiniteError
 
@@ -29,9 +32,9 @@ class ImageOptimizer:
         """Remember where the images are: `moved` and `undo` count from here."""
         self._before = self.images.clone(), self.velocity.clone()
 
-    def moved(self) -> float:
-        """Length of the way since `begin`."""
-        return float((self.images - self._before[0]).norm())
+    def moved(self, rows: slice = slice(None)) -> Tensor:
+        """Length of the way since `begin`, of all images or of some."""
+        return (self.images[rows] - self._before[0][rows]).norm()
 
     def undo(self) -> None:
         """Go back to where `begin` was called."""
@@ -115,6 +118,34 @@ class MovingExpert(Expert):
     """An expert with an `optimizer` on its images, which `initial_images` sets."""
 
     optimizer: ImageOptimizer
+    spreads_classes: ClassVar[bool] = True
+
+    def pull(self) -> None:
+        self.pull_images()
+        self.team.join_rows(self.optimizer.velocity, self._cuts(), "state")
+
+    def pull_images(self) -> None:
+        """The images alone, for what is done with all of them between two steps."""
+        self.team.join_rows(self.images, self._cuts(), "images")
+
+    def _cuts(self) -> list[slice]:
+        """Stored images by the rank of the team that moves them."""
+        classes = blocks(len(self.part.classes), self.team.size)
+        return [slice(own.start * self.config.ipc, own.stop * self.config.ipc) for own in classes]
+
+    def mean_loss(self, losses: Sequence[Tensor]) -> float:
+        """Mean over all classes of losses (classes,) of the own ones, group by group."""
+        if self.team.size == 1:
+            return float(torch.cat(list(losses)).mean())
+        total = self.team.add_up(torch.cat(list(losses)).sum())
+        return float(total) / len(self.part.classes)
+
+    def _moved(self) -> float:
+        """Length of the step of all images, whoever moved them."""
+        if self.team.size == 1:
+            return float(self.optimizer.moved())
+        own = self.optimizer.moved(self._cuts()[self.team.place])
+        return math.sqrt(float(self.team.add_up(own.square())))
 
     def group_rows(self, group: Sequence[int]) -> slice:
         """Positions of a group of neighbouring classes among the stored images."""
@@ -182,7 +213,7 @@ class MovingExpert(Expert):
         try:
             for term, value in losses.items():
                 self.finite(value, term)
-            self.last_step_norm = self.finite(self.optimizer.moved(), "image step")
+            self.last_step_norm = self.finite(self._moved(), "image step")
         except NonFiniteError:
             self.optimizer.undo()
             raise
@@ -218,6 +249,6 @@ class SummedExpert(MovingExpert):
             losses.append(own)
             gradient[self.group_rows(group)] = batches.gradient(by_made)
         self.optimizer.step(gradient)
-        value = float(torch.cat(losses).mean())
+        value = self.mean_loss(losses)
         self.accept({"matching loss": value})
         return value
