@@ -52,7 +52,7 @@ def test_its_commands_are_plans_that_can_be_made(
 def test_the_counts_of_its_runs_are_those_of_the_plan() -> None:
     """Sets and networks of the first run, Table 3: one set, 3 ways x (5 + 3 + 2 + 3) networks."""
     assert "| 1 Table 3, IDC | 1 | 39 |" in PAGE.read_text()
-    (words,) = [line for line in commands() if "idc=0.003,idm=0.027,mtt=0.012" in line][:1]
+    (words,) = [line for line in commands() if "idc=0.002,idm=0.018,mtt=0.008" in line][:1]
     value = dict(pairwise(words))
     options = Asked(
         table=value["--table"], only=value["--only"], rows=value["--rows"],

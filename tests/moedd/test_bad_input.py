@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -310,6 +311,10 @@ def test_a_minor_addition_is_no_reason_to_refuse(broken: Path) -> None:
     path = broken / "moedd.json"
     plain = json.loads(path.read_text())
     path.write_text(json.dumps({**plain, "added in 1.1": {"x": 1}}))
+    listed = broken / "checksums.sha256"
+    others = [line for line in listed.read_text().splitlines() if not line.endswith("moedd.json")]
+    own = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  moedd.json"
+    listed.write_text("\n".join([*others, own]) + "\n")
     assert cli("show", "pair").code == 0
     assert len(load_distilled("pair")) == 80
 

@@ -148,7 +148,7 @@ def test_print_config_writes_nothing(moedd_home: Path) -> None:
     config = json.loads(told.out)
     assert config["methods"] == ["idm", "idc"]
     assert config["experts"][0]["lr"] == 0.5
-    assert config["experts"][1]["lr_img"] == 0.005
+    assert config["experts"][1]["lr_img"] == 0.02
     assert config["pool"]["networks"] == 3
     assert not moedd_home.exists()
 
