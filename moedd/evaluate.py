@@ -303,23 +303,30 @@ def _record(
         variant=job.row.variant,
         fuse=job.row.fuse,
         network=job.network,
-        protocol=tested.recipe.name,
         epochs=epochs,
         schedule_fraction=min((float(f) for f in fractions), default=1.0),
         seed=seed,
-        accuracy=tested.accuracy,
-        chance=1 / len(real.classes),
         set_hash=manifest.training_sha256,
-        hardware=profile.processor,
-        versions={"moedd": __version__, "torch": str(torch.__version__)},
-        data_fingerprint=real.fingerprint,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        optimizer_steps=tested.steps,
-        seconds=round(tested.seconds, 1),
         config=network_config(job, tested, profile, width, sight),
-        n_train=tested.n_train,
-        test_images=len(real.test),
+        **measured(tested, real, profile),
     )
+
+
+def measured(tested: Tested, real: RealData, profile: Profile) -> dict[str, Any]:
+    """What a record says of one tested network, whatever it was trained on."""
+    return {
+        "protocol": tested.recipe.name,
+        "accuracy": tested.accuracy,
+        "chance": 1 / len(real.classes),
+        "hardware": profile.processor,
+        "versions": {"moedd": __version__, "torch": str(torch.__version__)},
+        "data_fingerprint": real.fingerprint,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "optimizer_steps": tested.steps,
+        "seconds": round(tested.seconds, 1),
+        "n_train": tested.n_train,
+        "test_images": len(real.test),
+    }
 
 
 def network_config(

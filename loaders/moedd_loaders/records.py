@@ -140,15 +140,20 @@ def records_in(path: Path) -> list[Record]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidSetError(
-                f"{path}, line {number} is not a record ({where}: {first['msg']}): remove the line"
-            ) from None
+        records.append(record_in(line, f"{path}, line {number}"))
     return records
+
+
+def record_in(line: bytes | str, place: str) -> Record:
+    """The record of one line of JSON. Raises InvalidSetError, which names the place."""
+    try:
+        return Record.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidSetError(
+            f"{place} is not a record ({where}: {first['msg']}): remove the line"
+        ) from None
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -8,14 +8,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 
-from moedd import __version__
 from moedd.evaluate import (
     Images,
     Job,
@@ -24,6 +22,7 @@ from moedd.evaluate import (
     Tested,
     distilled_images,
     full_images,
+    measured,
     network_config,
     network_streams,
     random_images,
@@ -256,22 +255,12 @@ def _record(
         variant=cell.identity.variant,
         fuse=cell.fuse,
         network=cell.network,
-        protocol=tested.recipe.name,
         epochs=cell.evaluation.epochs,
         schedule_fraction=min(fractions, default=1.0),
         seed=cell.seed,
-        accuracy=tested.accuracy,
-        chance=1 / len(real.classes),
         set_hash=ground.set_hash,
-        hardware=profile.processor,
-        versions={"moedd": __version__, "torch": str(torch.__version__)},
-        data_fingerprint=real.fingerprint,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        optimizer_steps=tested.steps,
-        seconds=round(tested.seconds, 1),
         config=config,
-        n_train=tested.n_train,
-        test_images=len(real.test),
+        **measured(tested, real, profile),
     )
 
 

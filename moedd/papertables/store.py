@@ -12,10 +12,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from moedd_loaders.errors import InvalidSetError, MoeddWarning, from_oserror
-from moedd_loaders.records import Record
+from moedd_loaders.errors import MoeddWarning, from_oserror
+from moedd_loaders.records import Record, record_in
 
 PREFIX = "tables-"
 
@@ -78,16 +76,9 @@ def _read(path: Path) -> Iterable[Record]:
         if not line.strip():
             continue
         try:
-            plain = json.loads(line)
+            json.loads(line)
         except ValueError:
             message = f"{path}, line {number} is half a line and is skipped"
             warnings.warn(message, MoeddWarning, stacklevel=2)
             continue
-        try:
-            yield Record.model_validate(plain)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidSetError(
-                f"{path}, line {number} is not a record ({where}: {first['msg']}): remove the line"
-            ) from None
+        yield record_in(line, f"{path}, line {number}")
