@@ -36,8 +36,8 @@ MANY: dict[str, Sequence[str]] = {
     "live": ("digits-idc-2x1", *LIVE),
     "each": ("digits-idm-1x2", "pool.train_on=part", "diversity.pairs=all"),
     "odd": ("noise-idm+dsa-2x2",),
-    "odd three": ("noise-idc+dm+dc-1x3",),
-    "odd one": ("noise-dsa-1x1",),
+    "odd-three": ("noise-idc+dm+dc-1x3",),
+    "odd-one": ("noise-dsa-1x1",),
 }
 
 
