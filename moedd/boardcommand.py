@@ -11,9 +11,9 @@ from rich.text import Text
 
 from moedd.tables import counted
 from moedd_loaders.errors import UsageError, from_oserror
+from moedd_loaders.files import put
 from moedd_publish.boardfiles import boards_csv, boards_rows
 from moedd_publish.boardpage import boards_page
-from moedd_publish.files import put
 from moedd_publish.hubspace import push_space
 from moedd_publish.leaderboard import Board, Line, boards, gather_hub, gather_local
 

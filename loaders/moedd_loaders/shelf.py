@@ -7,7 +7,6 @@ what was fetched once is not fetched again, and is found without a network.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ from moedd_loaders.errors import (
     UsageError,
     from_oserror,
 )
+from moedd_loaders.files import put
 from moedd_loaders.manifest import MANIFEST, parse_manifest, tensor_files
 
 __all__ = ["explain_shelf", "fetch_url", "open_shelf", "plain_url", "shelf_folder"]
@@ -132,9 +132,9 @@ def _copy(system: Any, path: str, url: str, place: Path, described: bytes) -> Pa
                         f"{shown}/{name} is not the file of its manifest (sha256 differs): it was "
                         "damaged, or is being replaced just now"
                     )
-                _put(folder / name, data)
-            _put(folder / MANIFEST, described)
-        _put(place / "current", folder.name.encode())
+                put(folder / name, data)
+            put(folder / MANIFEST, described)
+        put(place / "current", folder.name.encode())
     except Exception as error:
         raise explain_shelf(error, url, f"fetching {shown}") from None
     return folder
@@ -146,14 +146,3 @@ def _known(place: Path) -> Path | None:
     except OSError:
         return None
     return folder if (folder / MANIFEST).is_file() else None
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_bytes(data)
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moedd_loaders.errors import ConflictError, UsageError, from_oserror, unknown
+from moedd_loaders.files import put, scratch_name
 from moedd_loaders.hashes import file_sha256
 from moedd_loaders.manifest import Manifest, NoDecode, read_manifest
 from moedd_loaders.read import read_tensors
@@ -22,7 +23,6 @@ from moedd_publish.exportpictures import write_imagefolder, write_webdataset
 from moedd_publish.exportrows import ExportRows, export_rows
 from moedd_publish.exportspace import space_for
 from moedd_publish.exporttensors import write_tensors
-from moedd_publish.files import put, scratch_name
 
 __all__ = ["ABOUT", "LAYOUTS", "export_set"]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moedd_loaders.files import put
 from moedd_loaders.hashes import to_view
 from moedd_loaders.manifest import Manifest
 from moedd_publish.exportrows import ExportRows
-from moedd_publish.files import put
 from moedd_publish.rows import Rows, encode_png
 from moedd_publish.webdataset import info_bytes, tar_bytes
 

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from moedd_loaders.errors import ConflictError, MoeddError, from_oserror
+from moedd_loaders.files import scratch_name
 from moedd_loaders.hub import Fetched, HubName, fetch
 from moedd_loaders.validate import validate_set
-from moedd_publish.files import scratch_name
 from moedd_publish.hubrepo import HubRepo
 
 __all__ = ["copy_from_hub"]

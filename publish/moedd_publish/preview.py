@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from moedd_loaders.files import put
 from moedd_loaders.hashes import to_view
-from moedd_publish.files import put
 
 __all__ = ["preview_grid"]
 

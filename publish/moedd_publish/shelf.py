@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moedd_loaders.errors import ConflictError, InvalidSetError, NetworkError, UsageError
+from moedd_loaders.files import put
 from moedd_loaders.manifest import MANIFEST, RESULTS, Manifest, parse_manifest
 from moedd_loaders.records import Record
 from moedd_loaders.shelf import explain_shelf, open_shelf, plain_url
@@ -29,7 +30,6 @@ from moedd_publish.contents import (
     left_over,
     same_images,
 )
-from moedd_publish.files import put
 from moedd_publish.results import merged, publishable, readable_records
 
 __all__ = ["Shelved", "push_to_url"]

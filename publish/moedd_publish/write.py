@@ -24,6 +24,7 @@ from moedd_loaders.errors import (
     UsageError,
     from_oserror,
 )
+from moedd_loaders.files import put, scratch_name
 from moedd_loaders.manifest import (
     CHECKSUMS,
     MANIFEST,
@@ -46,7 +47,6 @@ from moedd_loaders.manifest import (
 from moedd_loaders.names import is_slug
 from moedd_publish.built import Built, ExpertRows
 from moedd_publish.card import render_card
-from moedd_publish.files import put, scratch_name
 from moedd_publish.parquet import parquet_bytes
 from moedd_publish.preview import preview_grid
 from moedd_publish.webdataset import info_bytes, tar_bytes

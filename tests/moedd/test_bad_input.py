@@ -14,9 +14,8 @@ from factories import make_set
 from imagefactories import class_folders, encoded, noise, png, write_tree
 from runfactories import Told, cli, payload, tiny_arguments, tree
 
-from moedd_loaders import load_distilled
+from moedd_loaders import files, load_distilled
 from moedd_loaders.errors import InvalidSetError
-from moedd_publish import files
 
 
 @pytest.fixture
