@@ -136,16 +136,17 @@ def train_network(
         trainer.after_epoch(epoch)
         if after_epoch is not None:
             after_epoch(trainer, epoch + 1)
+        value = None  # read where somebody wants it: on a GPU that waits for the step
         if on_epoch is not None or epoch + 1 == recipe.passes:
-            _require_finite(float(loss), network, recipe, epoch + 1)
+            value = _finite(float(loss), network, recipe, epoch + 1)
         if state is not None:
             state.offer(trainer, epoch + 1, beside)
-        if on_epoch is not None:
-            on_epoch(epoch + 1, float(loss))
+        if on_epoch is not None and value is not None:
+            on_epoch(epoch + 1, value)
     return trainer
 
 
-def _require_finite(loss: float, network: str, recipe: Recipe, epochs: int) -> None:
+def _finite(loss: float, network: str, recipe: Recipe, epochs: int) -> float:
     if not math.isfinite(loss):
         raise NonFiniteError(
             f"{network}: the training loss is {loss} after epoch {epochs} of {recipe.passes}, "
@@ -153,6 +154,7 @@ def _require_finite(loss: float, network: str, recipe: Recipe, epochs: int) -> N
             f"({recipe.lr:g}) is too large for this network on these images, or the images are "
             "damaged (moedd validate tells)"
         )
+    return loss
 
 
 def network_streams(seed: int, network: str, repeat: int, draw: int) -> Streams:
@@ -170,11 +172,7 @@ def train_and_test(
     Raises UsageError: CutMix of whitened images, which have no places to cut from.
     """
     sight = sight or Sight()
-    if sight.whitening is not None and job.row.fuse == "cutmix":
-        raise UsageError(
-            "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
-            "pixel stands for the whole image: use fuse=mixup, or --protocol common"
-        )
+    _require_places([job], sight.whitening)
     began = time.perf_counter()
     seen, constants = _seen(images, real, sight.whitening)
     data = TrainingData(job.row, seen, constants, streams.key("fuse"), profile.device)
@@ -249,11 +247,7 @@ def evaluate(
 
     Raises UsageError: CutMix of whitened images, which have no places to cut from.
     """
-    if whitening is not None and any(job.row.fuse == "cutmix" for job in jobs):
-        raise UsageError(
-            "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
-            "pixel stands for the whole image: use fuse=mixup, or --protocol common"
-        )
+    _require_places(jobs, whitening)
     sight = Sight(whitening, teacher, best)
     for job in jobs:
         streams = network_streams(seed, job.network, job.repeat, job.row.draw)
@@ -267,6 +261,14 @@ def evaluate(
             job, images, real, recipe, streams, profile, width=width, sight=sight, on_epoch=told
         )
         yield _record(stored.manifest, real, job, tested, profile, epochs, seed, width, sight)
+
+
+def _require_places(jobs: Sequence[Job], whitening: Whitening | None) -> None:
+    if whitening is not None and any(job.row.fuse == "cutmix" for job in jobs):
+        raise UsageError(
+            "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
+            "pixel stands for the whole image: use fuse=mixup, or --protocol common"
+        )
 
 
 def _seen(images: Images, real: RealData, whitening: Whitening | None) -> tuple[Images, RealData]:
