@@ -12,12 +12,15 @@ from typing import Any
 import factories
 import pytest
 from hub_card import front_matter
+from hub_faults import Asked
 from hub_server import HubServer
 from hub_store import Commit, File, Repo
 
 from moedd_loaders.manifest import Manifest
 from moedd_loaders.records import Record, append_records
+from moedd_publish.hub import Pushed, PushOptions, push_to_hub
 
+SILENT: Any = lambda _: None  # noqa: E731
 NAME = "toy-idm+idm_plain-2x2"
 
 
@@ -56,6 +59,16 @@ def log_in(monkeypatch: pytest.MonkeyPatch, token: str | None) -> None:
         monkeypatch.delenv("HF_TOKEN", raising=False)
     else:
         monkeypatch.setenv("HF_TOKEN", token)
+
+
+def push(folder: Path, repo_id: str = "someone/toy", **options: Any) -> Pushed:
+    """Push the set and say nothing."""
+    return push_to_hub(folder, repo_id, PushOptions(**options), say=SILENT)
+
+
+def writes(log: list[Asked]) -> list[str]:
+    """Routes of the requests that change something."""
+    return [asked.route for asked in log if asked.method not in ("GET", "HEAD")]
 
 
 def make_set(folder: Path, **given: Any) -> Manifest:

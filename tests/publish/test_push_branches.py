@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import factories
 import hubfactories
 import pytest
-from hub_faults import Asked
 from hub_server import HubServer
-from hubfactories import log_in, the_repo
+from hubfactories import SILENT, log_in, push, the_repo, writes
 
 from moedd_loaders.errors import (
     AuthError,
@@ -18,32 +15,7 @@ from moedd_loaders.errors import (
     UsageError,
 )
 from moedd_loaders.manifest import read_manifest
-from moedd_publish.hub import Pushed, PushOptions, plan_push, push_to_hub
-
-SILENT: Any = lambda _: None  # noqa: E731
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / hubfactories.NAME
-    hubfactories.make_set(path)
-    return path
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Other images of the same name, one shard less."""
-    path = tmp_path / "other" / hubfactories.NAME
-    hubfactories.make_set(path, seed=5, rules=(factories.ROW_TILES,))
-    return path
-
-
-def push(folder: Path, repo_id: str = "someone/toy", **options: Any) -> Pushed:
-    return push_to_hub(folder, repo_id, PushOptions(**options), say=SILENT)
-
-
-def writes(log: list[Asked]) -> list[str]:
-    return [asked.route for asked in log if asked.method not in ("GET", "HEAD")]
+from moedd_publish.hub import PushOptions, plan_push
 
 
 def test_a_pull_request(

@@ -11,25 +11,12 @@ from typing import Any
 import hubfactories
 import pytest
 from hub_server import HubServer
-from hubfactories import the_repo
+from hubfactories import push, the_repo
 from runfactories import cli
 
 from moedd_loaders.errors import ConflictError, UsageError
 from moedd_loaders.manifest import read_manifest
-from moedd_publish.hub import Pushed, PushOptions, push_to_hub
-
-SILENT: Any = lambda _: None  # noqa: E731
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / hubfactories.NAME
-    hubfactories.make_set(path)
-    return path
-
-
-def push(folder: Path, repo_id: str = "someone/toy", **options: Any) -> Pushed:
-    return push_to_hub(folder, repo_id, PushOptions(**options), say=SILENT)
+from moedd_publish.hub import push_to_hub
 
 
 def card(hub: HubServer, revision: str = "main") -> str:

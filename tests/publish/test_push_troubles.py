@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import hubfactories
 import pytest
 from hub_faults import Asked
 from hub_server import HubServer
 from hub_store import File
-from hubfactories import log_in, the_repo
+from hubfactories import log_in, push, the_repo
 
 from moedd_loaders.errors import (
     AuthError,
@@ -19,20 +18,6 @@ from moedd_loaders.errors import (
     NetworkError,
     UsageError,
 )
-from moedd_publish.hub import Pushed, PushOptions, push_to_hub
-
-SILENT: Any = lambda _: None  # noqa: E731
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / hubfactories.NAME
-    hubfactories.make_set(path)
-    return path
-
-
-def push(folder: Path, repo_id: str = "someone/toy", **options: Any) -> Pushed:
-    return push_to_hub(folder, repo_id, PushOptions(**options), say=SILENT)
 
 
 def test_the_head_moved_by_somebody_else(folder: Path, hub: HubServer) -> None:
