@@ -107,15 +107,23 @@ def _choose_device() -> None:
 
 def _reach(me: Self, seconds: float, again: bool = False) -> dist.Store:
     """The store through which ranks find each other, under names of this start's own; `again`: one
-    more connection to it."""
+    more connection to it. Where torchrun's agent does not hold it already, rank 0 does; nobody is
+    waited for here, so that `_meet` can say who did not come."""
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    patience = timedelta(seconds=seconds)
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    holds = me.rank == 0 and not agents and not again
     try:
-        if again:
-            found: dist.Store = dist.TCPStore(address, int(port), timeout=patience)
-        else:
-            found = next(iter(dist.rendezvous("env://", me.rank, me.size, timeout=patience)))[0]
+        found = dist.TCPStore(
+            address, int(port), is_master=holds, timeout=timedelta(seconds=seconds),
+            wait_for_workers=False, multi_tenant=True,
+        )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
+        if holds:
+            raise NetworkError(
+                f"{me} cannot open the place where ranks meet, {address}:{port} "
+                "(MASTER_ADDR:MASTER_PORT): look whether another process has that port, and "
+                "whether the address is this host's"
+            ) from error
         raise NetworkError(
             f"{me} cannot reach the others: nothing answered "
             f"at {address}:{port} (MASTER_ADDR:MASTER_PORT) within {seconds:g} seconds: look "
