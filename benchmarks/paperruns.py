@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from moedd.experts import method_names
 from moedd.papertables.asked import Asked, arithmetic
@@ -42,7 +43,8 @@ _NUMBERS = ("seeds", "draws", "epochs", "width")
 
 def asked_of(line: str) -> Asked:
     """The options of one `moedd tables` command."""
-    words, found = shlex.split(line), {}
+    words = shlex.split(line)
+    found: dict[str, Any] = {}
     settings: list[str] = []
     while words:
         option = words.pop(0)

@@ -167,7 +167,8 @@ def evaluate(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the set's).")] = None,
     fuse: Annotated[
-        str | None, typer.Option(help="Comma-separated: none, mixup, vanilla, same, cutmix...")
+        str | None,
+        typer.Option(help="With commas: none, mixup, mixup:0.4 (of Beta), vanilla, cutmix..."),
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="common, idc, idm, mtt or rded (default: the set's).")

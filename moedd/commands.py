@@ -18,12 +18,13 @@ from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe, set_recipe
 from moedd.ranks import world
 from moedd.realdata import RealData, load_real
+from moedd.rowdata import fusion_of
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
 from moedd.teacher import load_teacher, teacher_settings
 from moedd.validation import with_validation_part
 from moedd.zca import space_of
-from moedd_loaders.errors import DataError, InvalidSetError, UsageError, unknown
+from moedd_loaders.errors import DataError, InvalidSetError, UsageError
 from moedd_loaders.fuse import FUSE_MODES
 from moedd_loaders.manifest import Manifest, read_manifest
 from moedd_loaders.names import SetName, is_slug, parse_name
@@ -218,9 +219,7 @@ def run_evaluate(
     stored = read_tensors(found.folder, manifest)
     modes = fuse or (["none", "mixup"] if len(manifest.experts) > 1 else ["none"])
     for mode in modes:
-        if mode not in FUSE_MODES:
-            raise unknown("fuse", mode, FUSE_MODES)
-        if FUSE_MODES[mode][0] == "cross" and len(manifest.experts) < 2:
+        if FUSE_MODES[fusion_of(mode)[0]][0] == "cross" and len(manifest.experts) < 2:
             raise UsageError(
                 f"fuse={mode} mixes images of different experts and {manifest.name} has one: use "
                 "vanilla (any two images) or none"

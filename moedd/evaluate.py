@@ -27,6 +27,7 @@ from moedd.rowdata import (
     TrainingData,
     distilled_images,
     full_images,
+    fusion_of,
     random_images,
     row_images,
 )
@@ -264,7 +265,7 @@ def evaluate(
 
 
 def _require_places(jobs: Sequence[Job], whitening: Whitening | None) -> None:
-    if whitening is not None and any(job.row.fuse == "cutmix" for job in jobs):
+    if whitening is not None and any(fusion_of(job.row.fuse)[0] == "cutmix" for job in jobs):
         raise UsageError(
             "fuse=cutmix pastes pixels and the set was optimised on whitened images, in which a "
             "pixel stands for the whole image: use fuse=mixup, or --protocol common"
@@ -336,6 +337,7 @@ def network_config(
 ) -> dict[str, Any]:
     """What a record says of how its network was trained."""
     recipe, teacher = tested.recipe, sight.teacher
+    mode, alpha = fusion_of(job.row.fuse)
     found: dict[str, Any] = {
         "repeat": job.repeat,
         "draw": job.row.draw,
@@ -343,7 +345,7 @@ def network_config(
         "batch": recipe.batch,
         "width": width,
         "profile": profile.name,
-        "fusion": {"alpha": 1.0, "lam": "sample"} if job.row.fuse != "none" else {},
+        "fusion": {"alpha": alpha, "lam": "sample"} if mode != "none" else {},
     }
     if teacher is not None:
         found["teacher"] = {"network": teacher.network.name, "temperature": recipe.temperature}

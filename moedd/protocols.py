@@ -112,8 +112,9 @@ def fitted(
     if classes == 100 and base == "convnet3" and conv_teacher:
         lr, batch = 2e-3, 25
     recipe = replace(recipe, lr=lr, batch=min(batch, images))
-    if fuse in ("none", "cutmix"):
-        return replace(recipe, cutmix=1.0 if fuse == "none" else 0.0)
+    mode = fuse.partition(":")[0]  # without its Beta parameter
+    if mode in ("none", "cutmix"):
+        return replace(recipe, cutmix=1.0 if mode == "none" else 0.0)
     return replace(recipe, cutmix=0.0, temperature=_RDED_TEMPERATURE["mixup"])
 
 

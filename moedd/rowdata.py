@@ -4,6 +4,7 @@ A *row* is one kind of training data: a distilled set (with or without fusion), 
 random real images under the same decode rules, or all real images.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from moedd.streams import Streams
 from moedd.train import Augment, Fetch
 from moedd_loaders.dataset import DistilledDataset
 from moedd_loaders.decode import decode, decode_labels
+from moedd_loaders.errors import UsageError, unknown
+from moedd_loaders.fuse import FUSE_MODES, ExpertMix
 from moedd_loaders.manifest import ExpertEntry, TilesDecode
 from moedd_loaders.read import StoredSet
 
@@ -25,7 +28,8 @@ from moedd_loaders.read import StoredSet
 class Row:
     """One line of an evaluation table.
 
-    `variant` "distilled", "random" or "full"; `fuse` a public fusion string; `draw` numbers the
+    `variant` "distilled", "random" or "full"; `fuse` a public fusion string, with the parameter of
+    its Beta distribution behind a colon where that is not 1 (`fusion_of`); `draw` numbers the
     random draws (0 for the others).
     """
 
@@ -42,6 +46,26 @@ class Row:
 
 
 Images = tuple[Tensor, Tensor, Tensor]
+
+
+def fusion_of(fuse: str) -> tuple[str, float]:
+    """Mode of a fusion, and alpha of its Beta(alpha, alpha): `mixup`, or `mixup:0.4`.
+
+    Raises UsageError: an unknown mode; an alpha that is no number above 0, or of no fusion.
+    """
+    mode, colon, text = fuse.partition(":")
+    if mode not in FUSE_MODES:
+        raise unknown("fuse", mode, FUSE_MODES)
+    try:
+        alpha = float(text) if colon else 1.0
+    except ValueError:
+        alpha = math.nan
+    if not 0 < alpha < math.inf or (colon and mode == "none"):
+        raise UsageError(
+            f"fuse={fuse} given; expected a way of mixing and, where it is not 1, the parameter of "
+            "its Beta distribution, a number above 0: mixup, or mixup:0.4"
+        )
+    return mode, alpha
 
 
 def distilled_images(stored: StoredSet) -> Images:
@@ -119,10 +143,12 @@ class TrainingData:
             soft_labels=soft, normalize=True, seed=seed,
         )  # fmt: skip
         self.fused = self.plain
-        if row.fuse != "none":
+        mode, alpha = fusion_of(row.fuse)
+        if mode != "none":
+            mix = ExpertMix.named(mode, alpha=alpha)
             self.fused = DistilledDataset(
                 pixels, hard, experts, classes=real.classes, mean=real.mean, std=real.std,
-                soft_labels=soft, normalize=True, seed=seed, fuse=row.fuse,
+                soft_labels=soft, normalize=True, seed=seed, fuse=mix,
             )  # fmt: skip
         # The whole set lies on the device: batches are put together and augmented there.
         whole = self.plain.images

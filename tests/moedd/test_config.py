@@ -42,6 +42,8 @@ def test_fewer_methods_than_experts_cycle() -> None:
         ("cifar10-idm-50x1", {"ce_weight": 0.1}),
         ("cifar10-idm_plain-10x1", {"expansion": 1, "ce_scale": "constant"}),
         ("cifar10-idc-10x1", {"steps": 200_000, "multiformation": 2, "metric": "mse"}),
+        ("cifar10-idc-5x2", {"lr_img": 5e-2}),
+        ("cifar100-idc-5x2", {"lr_img": 5e-3}),
         ("cifar10-idc_i-10x1", {"multiformation": 1, "lr_img": 5e-3}),
         ("mnist-idc-10x1", {"metric": "l1", "lr_img": 1e-4, "match_cutout": False}),
     ],

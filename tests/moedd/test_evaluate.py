@@ -30,10 +30,11 @@ from moedd.evaluate import (
 from moedd.experts.rded import RDEDConfig
 from moedd.protocols import protocol_recipe
 from moedd.realdata import RealData, RealSplit
+from moedd.rowdata import fusion_of
 from moedd.streams import Streams
 from moedd_loaders import load_distilled
 from moedd_loaders.decode import decode
-from moedd_loaders.errors import NonFiniteError
+from moedd_loaders.errors import NonFiniteError, UsageError
 from moedd_loaders.manifest import NoDecode, read_manifest
 from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import read_records, records_in
@@ -171,6 +172,26 @@ def test_batches_are_normalised_and_fused_in_their_row_only(pair: StoredSet) -> 
     # CutMix and fusion are never stacked: a plain batch of a fused row is not mixed.
     unfused, _ = mixed.fetch(rows, 0)(lambda batch: batch, True)
     torch.testing.assert_close(unfused, wanted)
+
+
+@pytest.mark.parametrize(("fuse", "alpha"), [("mixup", 1.0), ("mixup:0.2", 0.2), ("mixup:8", 8.0)])
+def test_shares_are_spread_as_their_distribution_says(
+    pair: StoredSet, fuse: str, alpha: float
+) -> None:
+    mixed = TrainingData(Row("distilled", fuse), distilled_images(pair), digits(), 0)
+    rows = torch.arange(len(mixed))
+    served = [mixed.fetch(rows, epoch)(lambda batch: batch, False)[1] for epoch in range(60)]
+    shares = torch.cat(served).max(1).values
+    between = shares[shares < 1]  # of two images of different classes
+    assert len(between) > 1000
+    # The variance of Beta(a, a) is 1 / (4 (2a + 1)).
+    assert float((between - 0.5).square().mean()) == pytest.approx(0.25 / (2 * alpha + 1), rel=0.1)
+
+
+@pytest.mark.parametrize("fuse", ["mixup:", "mixup:0", "mixup:many", "mixup:inf", "none:1"])
+def test_a_fusion_with_a_wrong_parameter_is_a_sentence(fuse: str) -> None:
+    with pytest.raises(UsageError, match=rf"fuse={fuse} given; expected .*mixup:0\.4"):
+        fusion_of(fuse)
 
 
 # --------------------------------------------------------------------------- training
