@@ -94,6 +94,9 @@ def tables(
         Path | None,
         typer.Option(help="With --report: also show the headline figure in this README."),
     ] = None,
+    note: Annotated[
+        str, typer.Option(help="With --report: what was done to the data, for page and README.")
+    ] = "",
 ) -> None:
     """Run the cells of the mixture paper's tables; what is done is never done again."""
     from moedd.cli import parse_size
@@ -135,8 +138,10 @@ def tables(
         raise UsageError("--hours is given without --plan: it only suggests a schedule")
     if readme is not None and report is None:
         raise UsageError("--readme is given without --report: it shows a figure of the report")
+    if note and report is None:
+        raise UsageError("--note is given without --report: it is a sentence for the report")
     if report is not None:
-        run_report(asked, report, readme)
+        run_report(asked, report, readme, note.rstrip("."))
     elif plan:
         run_plan(asked, hours)
     else:

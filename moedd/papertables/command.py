@@ -33,14 +33,14 @@ from moedd_loaders.manifest import MANIFEST
 from moedd_loaders.records import Record
 
 
-def run_report(asked: Asked, page: Path, readme: Path | None = None) -> None:
+def run_report(asked: Asked, page: Path, readme: Path | None = None, note: str = "") -> None:
     """`moedd tables --report PAGE`: write the page, and the figure of the README, from all records;
     nothing is run."""
     folder = asked.records_folder()
     records = list(read_cells(folder).values())
-    written = write_report(page, records, asked.records or str(folder))
+    written = write_report(page, records, asked.records or str(folder), note)
     if readme is not None:
-        written += write_headline(readme, page, records)
+        written += write_headline(readme, page, records, note)
     for path in written:
         print(path)
 

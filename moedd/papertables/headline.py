@@ -17,7 +17,9 @@ END = "<!-- moedd tables --readme: end -->"
 FIGURE = "headline.svg"
 
 
-def write_headline(readme: Path, page: Path, records: Sequence[Record]) -> list[Path]:
+def write_headline(
+    readme: Path, page: Path, records: Sequence[Record], note: str = ""
+) -> list[Path]:
     """Draw `figures/headline.svg` beside the page and show it between the marks of the README;
     returns the files.
 
@@ -28,7 +30,8 @@ def write_headline(readme: Path, page: Path, records: Sequence[Record]) -> list[
     figure = page.parent / "figures" / FIGURE
     caption = _drawn(sections(records), figure)
     there, more = (Path(os.path.relpath(path, readme.parent)).as_posix() for path in (figure, page))
-    shown = f"![{caption.partition(':')[0]}]({there})\n\n{caption}; all tables: [{more}]({more})."
+    said = f"{caption}; all tables: [{more}]({more})." + (f" {note}." if note else "")
+    shown = f"![{caption.partition(':')[0]}]({there})\n\n{said}"
     head, rest = text.split(BEGIN, 1)
     whole = f"{head}{BEGIN}\n{shown}\n{END}{rest.split(END, 1)[1]}"
     try:

@@ -40,10 +40,13 @@ _LEGEND = (
 )
 
 
-def write_report(page: Path, records: Sequence[Record], source: str) -> list[Path]:
+def write_report(
+    page: Path, records: Sequence[Record], source: str, note: str = ""
+) -> list[Path]:
     """Write the page and its figures (in `figures/` beside it); returns the files.
 
-    `source` names the folder of records. Raises DataError: there are no records of cells.
+    `source` names the folder of records; `note` is a sentence that no record holds, such as what was
+    done to the data. Raises DataError: there are no records of cells.
     """
     if not records:
         raise DataError(
@@ -51,7 +54,7 @@ def write_report(page: Path, records: Sequence[Record], source: str) -> list[Pat
         )
     try:
         figures = page.parent / "figures"
-        body = [_intro(records, source), "", _LEGEND, ""]
+        body = [_intro(records, source, note), "", _LEGEND, ""]
         written: list[Path] = []
         for section in sections(records):
             text, paths = _section(section, figures)
@@ -63,11 +66,11 @@ def write_report(page: Path, records: Sequence[Record], source: str) -> list[Pat
     return [page, *written]
 
 
-def _intro(records: Sequence[Record], source: str) -> str:
+def _intro(records: Sequence[Record], source: str, note: str) -> str:
     data = ", ".join(sorted({record.data for record in records}))
     return (
         f"Written by `moedd tables --report` from {len(records)} records in `{source}` ({data}); "
-        "every record of a table cell that lies there is shown."
+        "every record of a table cell that lies there is shown." + (f" {note}." if note else "")
     )
 
 

@@ -227,6 +227,7 @@ def test_a_report_is_written_from_the_records(home: Path, tmp_path: Path) -> Non
         (["--best"], "protocol common tests once"),
         (["--hours", "1"], "--hours is given without --plan"),
         (["--readme", "x.md"], "--readme is given without --report"),
+        (["--note", "x"], "--note is given without --report"),
         (["--plan", "--report", "x.md"], "--plan and --report are both given"),
         (["--plan", "--hours", "-1"], "expected hours above 0"),
         (["--on", "birds"], "birds is no data set that moedd knows by name"),

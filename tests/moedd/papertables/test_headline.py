@@ -25,6 +25,7 @@ def test_it_is_shown_between_the_marks(tmp_path: Path) -> None:
     for one in made:
         append_cell(tmp_path / "records", "x", one)
     given = ["--records", str(tmp_path / "records"), "--readme", str(readme)]
+    given += ["--note", "Made of lossy images."]
     told = cli("tables", "--report", str(tmp_path / "docs" / "results.md"), *given)
     assert told.code == 0, told.err
     figure = tmp_path / "docs" / "figures" / "headline.svg"
@@ -36,6 +37,8 @@ def test_it_is_shown_between_the_marks(tmp_path: Path) -> None:
     assert "(docs/figures/headline.svg)" in text
     assert "cifar10, recipe `common-300`, up to 3 sets of each kind" in text
     assert "old" not in text
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert text.count("Made of lossy images.") == page.count("Made of lossy images.") == 1
 
 
 def test_without_a_comparison_with_one_expert_it_is_of_mixup(tmp_path: Path) -> None:
