@@ -40,13 +40,11 @@ _LEGEND = (
 )
 
 
-def write_report(
-    page: Path, records: Sequence[Record], source: str, note: str = ""
-) -> list[Path]:
+def write_report(page: Path, records: Sequence[Record], source: str, note: str = "") -> list[Path]:
     """Write the page and its figures (in `figures/` beside it); returns the files.
 
-    `source` names the folder of records; `note` is a sentence that no record holds, such as what was
-    done to the data. Raises DataError: there are no records of cells.
+    `source` names the folder of records; `note` is a sentence that no record holds, such as what
+    was done to the data. Raises DataError: there are no records of cells.
     """
     if not records:
         raise DataError(
