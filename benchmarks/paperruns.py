@@ -11,8 +11,8 @@ A line that begins with `choose` is one set that is scored on the validation par
 
     choose cifar10-idc-5x2 0.0025 idc.lr_img=0.02 diversity.every=0
 
-(name, part of the schedule, settings), evaluated by --protocol and --epochs on --networks, without
-fusion and with cross-expert mixup. Its records are kept under DIR/choices.
+(name, part of the schedule, settings), evaluated by --protocol and --epochs on --networks, with
+each --fuse. Its records are kept under DIR/choices.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def choices_of(line: str, given: argparse.Namespace, places: CellPlaces) -> list
     evaluation = Evaluation(given.protocol, given.epochs, 128, False, form)
     planned = []
     for network in given.networks.split(","):
-        for fuse in ("none", "mixup") if name.experts > 1 else ("none", "vanilla"):
+        for fuse in given.fuse.split(","):
             row = Row(
                 1, "choice",
                 Identity("distilled", methods, name.ipc, name.experts, tuple(settings), fuse),
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--protocol", default="idc", help="of choices")
     parser.add_argument("--epochs", type=int, default=300, help="of choices")
     parser.add_argument("--networks", default="convnet3,resnet18", help="of choices")
+    parser.add_argument("--fuse", default="none,mixup", help="of choices")
     parser.add_argument("--repeats", type=int, default=2, help="of choices")
     parser.add_argument("--seed", type=int, default=0, help="of choices")
     given = parser.parse_args()
