@@ -66,6 +66,9 @@ def planned_of(line: str, places: CellPlaces) -> list[Planned]:
     """The cells of one line of a tables run."""
     options = (asked := asked_of(line)).options()
     names = asked.on.split(",") if asked.on else ["cifar10"]
+    there = [place.name for place in places.data]
+    if missing := [name for name in names if name not in there]:
+        raise SystemExit(f"{line}: give --data {missing[0]}=DIR (given: {', '.join(there)})")
     return plan_cells(options, [Facts.of(read_data(places.of(name))) for name in names])
 
 
