@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
 from moedd.datatable import DATA
+from moedd.distill import Effort, Places, distill
 from moedd.evaluate import Job, Row, evaluate, job_identity
 from moedd.experts import method_names
-from moedd.mixture import Effort, Places, distill, scaled
+from moedd.mixture import scaled
 from moedd.networks import check_size, fitting_network
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter

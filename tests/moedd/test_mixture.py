@@ -13,8 +13,9 @@ from enginefactories import random_data
 from PIL import Image
 from runfactories import config_on, digits, payload, profile, tiny_config, tiny_run
 
+from moedd.distill import Effort, Places, distill
 from moedd.finish import source_of
-from moedd.mixture import Effort, Mixture, Places, distill
+from moedd.mixture import Mixture
 from moedd.parts import split_parts
 from moedd.progress import Reporter
 from moedd.streams import Streams
@@ -128,7 +129,7 @@ def test_max_hours_fits_the_fraction_and_records_it(
 ) -> None:
     # A clock that moves by one second whenever it is read: 2 timed steps take 1 second.
     ticks = iter(range(10_000))
-    monkeypatch.setattr("moedd.mixture.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("moedd.timing.time.perf_counter", lambda: float(next(ticks)))
     settings = ("idm.steps=60", "diversity.every=10")
     manifest = tiny_run(
         home, "digits-idm-1x2", *settings, effort=Effort(max_hours=6 / 3600), called="fitted"
