@@ -104,7 +104,7 @@ def distill(
         _iterate(mixture, run, state, effort, reporter)
 
         def finish() -> Manifest:
-            _save_preview(mixture, run)
+            save_preview(mixture, run)
             manifest = write_result(
                 config, real, mixture.experts, places.target, places.name, state,
                 profile, overwrite or resuming,
@@ -210,7 +210,7 @@ def _iterate(
                 ranks.tell(keep)
                 kept = state.tick
             if plan.picture and ranks.first:
-                _save_preview(mixture, run)
+                save_preview(mixture, run)
             rows = []
         gather_experts(mixture.experts)
         ranks.tell(lambda: require_movement(mixture.experts))
@@ -242,7 +242,8 @@ def _note(rows: list[dict[str, Any]]) -> str:
     return "  ".join(f"{name} {value:.3g}" for name, value in _losses(rows).items())
 
 
-def _save_preview(mixture: Mixture, run: RunFolder) -> None:
+def save_preview(mixture: Mixture, run: RunFolder) -> None:
+    """Draw the images of all experts as they are now."""
     images = torch.cat([expert.unit_images() for expert in mixture.experts]).cpu()
     labels = torch.cat([expert.labels for expert in mixture.experts]).cpu()
     counts = [len(expert.labels) for expert in mixture.experts]

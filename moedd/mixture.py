@@ -28,6 +28,28 @@ def scaled(steps: int, fraction: float) -> int:
     return max(1, round(steps * fraction)) if steps else 0
 
 
+def parts_of(config: RunConfig, real: RealData, profile: Profile) -> list[PartData]:
+    """The experts' parts of the real data, on the profile's device."""
+    parts = split_parts(real, len(config.methods), config.parts, Streams(config.seed), config.ipc)
+    return [part.to(profile.device) for part in parts]
+
+
+def pool_parts(
+    config: RunConfig, real: RealData, parts: list[PartData], profile: Profile
+) -> list[PartData]:
+    """What the pools are trained on: all of the data for one, or each part for its own."""
+    return [whole(real).to(profile.device)] if config.pool.train_on == "all" else parts
+
+
+def needs_networks(config: RunConfig) -> bool:
+    """Whether anybody takes trained networks from the pool."""
+    # The diversity step and its report take features from them.
+    return len(config.methods) > 1 or any(
+        expert_class(method).uses_stored(settings)
+        for method, settings in zip(config.methods, config.experts, strict=True)
+    )
+
+
 class Mixture:
     """Experts at work together. `ticks(fraction)` long; `tick` moves everybody on by one."""
 
@@ -54,23 +76,15 @@ class Mixture:
     ) -> "Mixture":
         """Split the data, load or train the pool(s) and what the methods need beside them, make
         the experts' initial images."""
-        parts = split_parts(
-            real, len(config.methods), config.parts, Streams(config.seed), config.ipc
-        )
-        parts = [part.to(profile.device) for part in parts]
+        parts = parts_of(config, real, profile)
         check_diversity(config, len(real.classes))
-        trained_on = [whole(real).to(profile.device)] if config.pool.train_on == "all" else parts
         settings_of = list(zip(config.methods, config.experts, strict=True))
-        # The diversity step and its report take features from the pool's networks.
-        trained = len(settings_of) > 1 or any(
-            expert_class(method).uses_stored(settings) for method, settings in settings_of
-        )
         pools = []
-        for part in trained_on:
+        for part in pool_parts(config, real, parts, profile):
             pools.append(
                 load_pool(
                     part, config.network, config.width, config.pool, home / "pools", reporter,
-                    profile, trained,
+                    profile, needs_networks(config),
                 )
             )  # fmt: skip
         ground = Ground(lambda: whole(real).to(profile.device), home, reporter, profile)
