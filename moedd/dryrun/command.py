@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from moedd.dryrun.book import STAGE_FILE
-from moedd.dryrun.estimate import Estimate
+from moedd.dryrun.estimate import Estimate, Stage
 from moedd.dryrun.shown import print_estimate
 from moedd.dryrun.worker import ARGUMENTS, FOUND
 from moedd.ranks import world
@@ -18,6 +18,15 @@ from moedd_loaders import errors
 from moedd_loaders.errors import MoeddError, UsageError
 from moedd_loaders.resolve import home
 
+_WORKER = ("-m", "moedd.dryrun.worker")
+# The peak that the kernel tells of a process counts that of the one it was forked from: this one is
+# small. Leaving torch takes memory too, so the peak is known only when the process has ended.
+_WAITING = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
+"""
 _CACHES = ("pools", "trajectories", "compiled")
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -60,20 +69,24 @@ def estimated(arguments: dict[str, Any]) -> Estimate:
         asked = {"arguments": arguments, "started": time.time()}
         (folder / ARGUMENTS).write_text(json.dumps(asked), encoding="utf-8")
         process = subprocess.run(
-            [sys.executable, "-m", "moedd.dryrun.worker", str(folder)],
+            [sys.executable, "-c", _WAITING, sys.executable, *_WORKER, str(folder)],
             env=environment,
-            stdout=subprocess.DEVNULL,
-            check=False,
+            stdout=subprocess.PIPE,
+            check=True,
         )
         ended = time.time()
         found = folder / FOUND
-        if process.returncode or not found.exists():
-            raise _broken(process.returncode, folder)
+        code, peak = map(int, process.stdout.split())
+        if code or not found.exists():
+            raise _broken(code, folder)
         said = json.loads(found.read_text("utf-8"))
         if "error" in said:
             raise getattr(errors, said["error"], MoeddError)(said["message"])
         estimate = Estimate.model_validate(said["estimate"])
-        estimate.stages[0].seconds += ended - found.stat().st_mtime
+        end = Stage(title="end", amount="1 process", covers="leaving Python and torch")
+        end.seconds = ended - found.stat().st_mtime
+        end.peak = peak if sys.platform == "darwin" else peak * 1024
+        estimate.stages.append(end)
         return estimate
 
 

@@ -16,7 +16,7 @@ def print_estimate(estimate: Estimate) -> None:
     """Print it on standard output, as wide as it needs to be."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=150)
+        console = Console(width=170)
     console.print(experts_table(estimate))
     console.print(stages_table(estimate))
     for line in summary(estimate):
@@ -37,13 +37,13 @@ def experts_table(estimate: Estimate) -> Table:
         table.add_row(
             str(e), cost.method, f"{cost.steps} of {cost.schedule}",
             short(cost.step_seconds) if cost.steps else "",
-            duration(cost.seconds), _memory(cost.peak, cost.device_peak), size(cost.checkpoint),
+            took(cost.seconds), _memory(cost.peak, cost.device_peak), size(cost.checkpoint),
             str(cost.stored), str(cost.decoded), *(size(cost.formats[name]) for name in FORMATS),
         )  # fmt: skip
     table.add_section()
     table.add_row(
         "all", "", str(sum(cost.steps for cost in experts)), "",
-        duration(sum(cost.seconds for cost in experts)),
+        took(sum(cost.seconds for cost in experts)),
         _memory(max(c.peak for c in experts), max(c.device_peak for c in experts)),
         size(sum(cost.checkpoint for cost in experts)),
         str(sum(cost.stored for cost in experts)), str(sum(cost.decoded for cost in experts)),
@@ -63,12 +63,12 @@ def stages_table(estimate: Estimate) -> Table:
         disk = [size(stage.kept)] if stage.kept else []
         disk += [f"{size(stage.passing)} passing"] if stage.passing else []
         table.add_row(
-            stage.title, stage.amount, stage.covers, duration(stage.seconds),
+            stage.title, stage.amount, stage.covers, took(stage.seconds),
             _memory(stage.peak, stage.device_peak), " + ".join(disk),
         )  # fmt: skip
     table.add_section()
     table.add_row(
-        "all", "", "", duration(estimate.seconds),
+        "all", "", "", took(estimate.seconds),
         _memory(estimate.peak, estimate.device_peak), size(estimate.disk),
     )  # fmt: skip
     return table
@@ -81,7 +81,7 @@ def summary(estimate: Estimate) -> list[str]:
     decoded = sum(cost.decoded for cost in estimate.experts)
     parts = ", ".join(f"{name} {size(n)}" for name, n in zip(FORMATS, formats, strict=True))
     return [
-        f"in all: {duration(estimate.seconds)}, peak memory "
+        f"in all: {took(estimate.seconds)}, peak memory "
         f"{_memory(estimate.peak, estimate.device_peak)}, disk {size(estimate.disk)} at most and "
         f"{size(estimate.kept)} when it has ended; on {estimate.machine}",
         f"the set: {counted(images, 'stored image')}, {decoded} decoded, "
@@ -91,6 +91,13 @@ def summary(estimate: Estimate) -> list[str]:
         _NOT_COVERED,
         *(f"note: {note}" for note in estimate.notes),
     ]
+
+
+def took(seconds: float) -> str:
+    """`4.2 s`, `45 s`, `3.4 min`, and `moedd.tables.duration` of more than ten minutes."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if 90 <= seconds < 600 else duration(seconds)
 
 
 def short(seconds: float) -> str:

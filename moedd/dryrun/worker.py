@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
 
     asked = json.loads((folder / ARGUMENTS).read_text("utf-8"))
     begun = time.time()
-    start = Stage(title="start and end", covers="Python, torch, imports", amount="1 process")
+    start = Stage(title="start", covers="Python, torch, imports", amount="1 process")
     start.seconds = begun - asked["started"]
     found: list[Estimate] = []
     warnings.showwarning = _shown  # type: ignore[assignment]
