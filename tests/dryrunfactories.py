@@ -1,10 +1,11 @@
-"""Estimates of a dry run, and what a real run took: processes of their own, as people start them."""
+"""Estimates of a dry run, and what a real run took: in processes as people start them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from rankfactories import environment
 
 from moedd.dryrun.command import estimated
 from moedd.dryrun.estimate import Estimate
+
+Dry = Callable[..., Estimate]
+"""`dry(NAME, *settings)`: the estimate of a tiny run (a fixture of `moedd/dryrun`)."""
 
 _LAUNCHER = """
 import resource, subprocess, sys, time
