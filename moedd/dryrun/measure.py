@@ -4,7 +4,6 @@ away, and a few steps of what is done again and again."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -45,19 +44,13 @@ class Measurement:
         for stage in before:
             stage.peak, stage.device_peak = peak.host, peak.device
         book.stages += before
-        with TemporaryDirectory(prefix="scratch-", dir=book.folder) as scratch:
-            standins = Standins(
-                work.config, work.real, work.profile, work.places.home, Path(scratch), book
-            )
-            made_up = standins.make()
-        experts, fraction, manifest = self._run(made_up)
+        standins = Standins(
+            work.config, work.real, work.profile, work.places.home, book.folder / "scratch", book
+        )
+        experts, fraction, manifest = self._run(made_up=standins.make())
         if work.evaluates:
             stored = read_tensors(work.places.target, manifest)
-            with TemporaryDirectory(prefix="scratch-", dir=book.folder) as scratch:
-                standins = Standins(
-                    work.config, work.real, work.profile, work.places.home, Path(scratch), book
-                )
-                time_evaluation(book, stored, default_plan(work.config), standins)
+            time_evaluation(book, stored, default_plan(work.config), standins)
         sizes = [sum(expert.formats.values()) for expert in experts]
         whole = next(stage for stage in book.stages if stage.title == _SET).kept
         profile = work.profile

@@ -52,7 +52,7 @@ def test_a_small_run_is_estimated_from_start_to_end(
             "digits-idc-2x2",
             *("width=64", "pool.networks=1", "pool.steps=60", "diversity.every=4"),
             size=32,
-            schedule="0.00008",
+            schedule="0.00005",
             evaluate_after=False,
         ),
         arguments(
