@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,6 +78,9 @@ def distill(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the resolved settings and stop.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time a few steps, show the run's cost and stop.")
+    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints.")
     ] = 60.0,
@@ -91,30 +94,32 @@ def distill(
 
     Under torchrun the run is spread over its processes: docs/scale.md.
     """
+    arguments: dict[str, Any] = {
+        "name": name,
+        "data": data,
+        "size": parse_size(size),
+        "channels": channels,
+        "skip_bad": skip_bad,
+        "note": note,
+        "set_name": set_name,
+        "schedule": schedule,
+        "max_hours": max_hours,
+        "overrides": overrides or [],
+        "seed": seed,
+        "resume": resume,
+        "overwrite": overwrite,
+        "evaluate_after": evaluate_after,
+        "print_config": print_config,
+        "checkpoint_seconds": checkpoint_seconds,
+        "profile_name": profile,
+        "validation": validation,
+    }
     from moedd.commands import run_distill
+    from moedd.dryrun.command import run_dry
     from moedd.launch import joined
 
     with joined():
-        run_distill(
-            name,
-            data=data,
-            size=parse_size(size),
-            channels=channels,
-            skip_bad=skip_bad,
-            note=note,
-            set_name=set_name,
-            schedule=schedule,
-            max_hours=max_hours,
-            overrides=overrides or [],
-            seed=seed,
-            resume=resume,
-            overwrite=overwrite,
-            evaluate_after=evaluate_after,
-            print_config=print_config,
-            checkpoint_seconds=checkpoint_seconds,
-            profile_name=profile,
-            validation=validation,
-        )
+        (run_dry if dry_run else run_distill)(**arguments)
 
 
 @app.command()

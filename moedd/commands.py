@@ -1,18 +1,20 @@
 """What the commands `distill` and `evaluate` do, apart from reading their arguments."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from moedd.config import EvaluationConfig, RunConfig, resolve_config, schedule_fraction
 from moedd.datatable import DATA
-from moedd.evaluate import Job, Row, evaluate, job_identity
+from moedd.distill import Effort, Places, distill
+from moedd.evaluate import Row
 from moedd.experts import method_names
-from moedd.mixture import Effort, Places, distill, scaled
+from moedd.mixture import scaled
 from moedd.networks import check_size, fitting_network
+from moedd.plans import Plan, evaluate_default, jobs_of, run_plan
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe, set_recipe
@@ -21,20 +23,29 @@ from moedd.realdata import RealData, load_real
 from moedd.rowdata import fusion_of
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
-from moedd.teacher import load_teacher, teacher_settings
 from moedd.validation import with_validation_part
-from moedd.zca import space_of
 from moedd_loaders.errors import DataError, InvalidSetError, UsageError
 from moedd_loaders.fuse import FUSE_MODES
 from moedd_loaders.manifest import Manifest, read_manifest
 from moedd_loaders.names import SetName, is_slug, parse_name
-from moedd_loaders.read import StoredSet, read_tensors
-from moedd_loaders.records import Record, append_records, read_records
+from moedd_loaders.read import read_tensors
 from moedd_loaders.resolve import Resolved, home, resolve
 from moedd_loaders.validate import validate_set
 from moedd_publish.write import check_target
 
 DEFAULT_SCHEDULE = "short"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run is made of. `evaluates`: whether an evaluation follows."""
+
+    config: RunConfig
+    real: RealData
+    places: Places
+    effort: Effort
+    profile: Profile
+    evaluates: bool
 
 
 def run_distill(
@@ -57,8 +68,12 @@ def run_distill(
     checkpoint_seconds: float,
     profile_name: str | None,
     validation: bool = False,
+    instead: Callable[[Work], None] | None = None,
 ) -> None:
-    """`moedd distill`: resolve, distil, write, and for digits evaluate."""
+    """`moedd distill`: resolve, distil, write, and for digits evaluate.
+
+    `instead` is given what the run would be made of, and takes its place.
+    """
     parsed = parse_name(name, method_names())
     called = set_name or name
     if not is_slug(called):
@@ -82,7 +97,7 @@ def run_distill(
         reporter.say(f"{called} is finished already: {places.target}")
         if not evaluates:
             return
-    if not print_config and not resume:
+    if not print_config and not resume and instead is None:
         ranks.tell(lambda: check_target(places.target, overwrite))
     shape = _known_shape(parsed.data, data, size, channels)
     if shape is not None:
@@ -103,6 +118,9 @@ def run_distill(
     real.require_per_class(_needed(parsed, config), f"{name} ({parsed.budget} images per class)")
     profile = choose_profile(profile_name or _begun_with(places, resume) or "auto")
     reporter.say(_announcement(name, config, real, profile))
+    if instead is not None:
+        instead(Work(config, real, places, effort, profile, bool(evaluates)))
+        return
     if not finished:
         distill(
             config, real, places, effort, profile,
@@ -111,7 +129,7 @@ def run_distill(
     if not ranks.first:
         return
     if evaluates:
-        _evaluate_default(places, config, real, profile, reporter)
+        evaluate_default(places.target, config, real, profile, reporter)
     print_usage(places.target, called, len(config.methods))
 
 
@@ -163,31 +181,6 @@ def _announcement(name: str, config: RunConfig, real: RealData, profile: Profile
         f"{channels}x{height}x{width}{notes}\n"
         f"matched under {config.network} on {profile.device} ({profile.processor}), {profile}"
     )
-
-
-def _evaluate_default(
-    places: Places, config: RunConfig, real: RealData, profile: Profile, reporter: Reporter
-) -> None:
-    """The table at the end of a run: distilled, fused, random, all real."""
-    manifest = read_manifest(places.target)
-    settings = config.evaluation
-    rows = [Row("distilled", "mixup")] if len(config.methods) > 1 else []
-    rows += [Row("distilled"), *(Row("random", draw=d) for d in range(3)), Row("full")]
-    jobs = _jobs(rows, [config.network], settings.repeats)
-    plan = _Plan(jobs, settings.protocol, settings.epochs, settings.width, seed=0)
-    # What a killed evaluation left behind counts: only the rest is trained.
-    known = {record.identity: record for record in read_records(manifest, places.target)}
-    recipe = set_recipe(manifest, plan.protocol, plan.epochs)
-
-    def identity(job: Job) -> tuple[str | int, ...]:
-        return job_identity(job, real, recipe, plan.width, 0, profile.name)
-
-    missing = [job for job in jobs if identity(job) not in known]
-    stored = read_tensors(places.target, manifest)
-    _run(stored, real, replace(plan, jobs=missing), profile, reporter, places.target)
-    known = {record.identity: record for record in read_records(manifest, places.target)}
-    records = [known[identity(job)] for job in jobs]
-    print_table(records, f"accuracy on {len(real.test)} held-out images of {real.data}")
 
 
 def run_evaluate(
@@ -246,8 +239,8 @@ def run_evaluate(
     rows = [] if only_baselines else [Row("distilled", mode) for mode in modes]
     rows += [Row("random", draw=d) for d in range(random_draws)]
     rows += [Row("full")] if full else []
-    plan = _Plan(
-        _jobs(rows, nets, repeats or settings.repeats),
+    plan = Plan(
+        jobs_of(rows, nets, repeats or settings.repeats),
         settings.protocol,
         epochs or settings.epochs,
         width or settings.width,
@@ -270,7 +263,7 @@ def run_evaluate(
             "per class: they are noise, and a network with instance norm says more"
         )
     profile = choose_profile(profile_name or "auto")
-    records = _run(stored, real, plan, profile, reporter, _records_folder(found))
+    records = run_plan(stored, real, plan, profile, reporter, _records_folder(found))
     print_table(records, f"accuracy on {len(real.test)} test images of {real.data}")
 
 
@@ -286,70 +279,8 @@ def _validated(manifest: Manifest, real: RealData) -> RealData:
     return held
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The networks to train and how."""
-
-    jobs: list[Job]
-    protocol: str
-    epochs: int
-    width: int
-    seed: int
-    best: bool = False
-
-
-def _jobs(rows: Sequence[Row], networks: Sequence[str], repeats: int) -> list[Job]:
-    """Every network to train. Random draws take the place of repeats: one network each."""
-    jobs = []
-    for network in networks:
-        for row in rows:
-            count = 1 if row.variant == "random" else repeats
-            jobs += [Job(row, network, repeat) for repeat in range(count)]
-    return jobs
-
-
 def _records_folder(found: Resolved) -> Path | None:
     return found.folder if found.origin in ("folder", "home") else None
-
-
-def _run(
-    stored: StoredSet,
-    real: RealData,
-    plan: _Plan,
-    profile: Profile,
-    reporter: Reporter,
-    records_in: Path | None,
-) -> list[Record]:
-    """Train all networks of a plan; each record is written as soon as it is there."""
-    manifest = stored.manifest
-    recipe = set_recipe(manifest, plan.protocol, plan.epochs, plan.best)
-    whitening, teacher = None, None
-    if plan.protocol == "mtt":
-        whitening = space_of(manifest, stored.folder)
-    elif plan.protocol == "rded" and plan.jobs:
-        teacher = load_teacher(
-            real, teacher_settings(real, manifest), home(),
-            width=plan.width, profile=profile, reporter=reporter,
-        )  # fmt: skip
-    reporter.begin("evaluation", len(plan.jobs) * recipe.passes)
-    done = 0
-
-    def on_epoch(job: Job, epoch: int, loss: float) -> None:
-        reporter.step(done + epoch, f"{job.row.title}, {job.network}: loss {loss:.3g}")
-
-    records = []
-    try:
-        for record in evaluate(
-            stored, real, recipe, plan.jobs, profile,
-            epochs=plan.epochs, seed=plan.seed, width=plan.width, on_epoch=on_epoch,
-            whitening=whitening, teacher=teacher, best=plan.best,
-        ):  # fmt: skip
-            append_records(records_in, [record], manifest.training_sha256)
-            records.append(record)
-            done += recipe.passes
-    finally:
-        reporter.end()
-    return records
 
 
 def _evaluation_settings(manifest: Manifest, protocol: str | None) -> EvaluationConfig:

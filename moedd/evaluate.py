@@ -17,7 +17,7 @@ from torch import Tensor
 from moedd import __version__
 from moedd.arithmetic import forward_operations
 from moedd.experts.observer import Observer
-from moedd.networks import build_network
+from moedd.networks import Network, build_network
 from moedd.profile import Profile
 from moedd.protocols import fitted
 from moedd.realdata import RealData
@@ -46,6 +46,7 @@ __all__ = [
     "Row",
     "Sight",
     "Tested",
+    "Tester",
     "TrainingData",
     "distilled_images",
     "evaluate",
@@ -55,6 +56,7 @@ __all__ = [
     "network_streams",
     "random_images",
     "row_images",
+    "staged",
     "train_and_test",
     "train_network",
 ]
@@ -121,8 +123,7 @@ def train_network(
         width=width,
         generator=streams.generator("init"),
     )
-    work = 3 * forward_operations(net) * recipe.passes * len(data)
-    profile = (profile or Profile()).for_work(work)
+    profile = (profile or Profile()).for_work(training_operations(net, recipe, len(data)))
     usual = min(recipe.batch, len(data))
     taught = None if teacher is None else lambda images: teacher.logits(images, real.classes)
     trainer = Trainer(net, recipe, streams, real.flip, profile, usual, taught)
@@ -145,6 +146,11 @@ def train_network(
         if on_epoch is not None and value is not None:
             on_epoch(epoch + 1, value)
     return trainer
+
+
+def training_operations(network: Network, recipe: Recipe, images: int) -> float:
+    """Floating-point operations of training on so many images: they decide whether it compiles."""
+    return 3 * forward_operations(network) * recipe.passes * images
 
 
 def _finite(loss: float, network: str, recipe: Recipe, epochs: int) -> float:
@@ -175,14 +181,7 @@ def train_and_test(
     sight = sight or Sight()
     _require_places([job], sight.whitening)
     began = time.perf_counter()
-    seen, constants = _seen(images, real, sight.whitening)
-    data = TrainingData(job.row, seen, constants, streams.key("fuse"), profile.device)
-    teacher = sight.teacher
-    recipe = fitted(
-        recipe, job.network, images=len(data), classes=len(real.classes), fuse=job.row.fuse,
-        conv_teacher=teacher is not None and teacher.network.name.startswith("convnet3"),
-    )  # fmt: skip
-    tester = _Tester(real, sight.whitening, profile)
+    data, recipe, tester = staged(job, images, real, recipe, streams, profile, sight)
     points: dict[str, float] = {}
 
     def test(trainer: Trainer, epochs: int) -> None:
@@ -191,7 +190,7 @@ def train_and_test(
 
     trainer = train_network(
         data, recipe, job.network, real, streams, width, on_epoch, profile,
-        teacher=teacher, after_epoch=test, state=state, beside=points,
+        teacher=sight.teacher, after_epoch=test, state=state, beside=points,
     )  # fmt: skip
     found = {int(epochs): right for epochs, right in points.items()}
     if recipe.passes not in found:
@@ -201,8 +200,23 @@ def train_and_test(
     return Tested(right, found, recipe, trainer.steps, len(data), seconds)
 
 
+def staged(
+    job: Job, images: Images, real: RealData, recipe: Recipe, streams: Streams, profile: Profile,
+    sight: Sight,
+) -> tuple[TrainingData, Recipe, "Tester"]:  # fmt: skip
+    """What a job trains on, the recipe as it fits that, and how its network is tested."""
+    seen, constants = _seen(images, real, sight.whitening)
+    data = TrainingData(job.row, seen, constants, streams.key("fuse"), profile.device)
+    teacher = sight.teacher
+    recipe = fitted(
+        recipe, job.network, images=len(data), classes=len(real.classes), fuse=job.row.fuse,
+        conv_teacher=teacher is not None and teacher.network.name.startswith("convnet3"),
+    )  # fmt: skip
+    return data, recipe, Tester(real, sight.whitening, profile)
+
+
 @dataclass(frozen=True)
-class _Tester:
+class Tester:
     """The accuracy of a trainer's network on the test split, in the space it was trained in."""
 
     real: RealData

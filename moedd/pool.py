@@ -5,6 +5,7 @@ them, IDC gradients, and the diversity step takes its features from them. A pool
 cached under `$MOEDD_HOME/pools/KEY`, where KEY covers the real data, the network and the recipe.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -108,6 +109,18 @@ def pool_key(
     return cache_key(part, 3, precision, network=network.architecture, recipe=recipe)
 
 
+def pool_profile(profile: Profile, network: Network, config: PoolConfig) -> Profile:
+    """The form that the pool's networks are trained in. By the work on one of them: how it is
+    computed must not depend on how many are there already."""
+    work = 3 * forward_operations(network) * config.steps * config.batch
+    return profile.for_work(work)
+
+
+def network_paths(place: Path, count: int) -> list[Path]:
+    """The files of a pool's networks, one each, in the folder of its key."""
+    return [place / f"network-{n:02d}.safetensors" for n in range(count)]
+
+
 def load_pool(
     part: PartData,
     network_name: str,
@@ -131,18 +144,14 @@ def load_pool(
         network_name, channels=channels, classes=len(part.classes), size=size, width=width
     )
     profile = profile or Profile()
-    # Per network: how one is computed must not depend on how many are there already.
-    work = 3 * forward_operations(template) * config.steps * config.batch
-    profile = profile.for_work(work)
+    profile = pool_profile(profile, template, config)
     key = pool_key(part, template, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     stored: list[StoredNetwork] = []
     told = reporter or Reporter(quiet=True)
     ranks = world()
-    paths = [
-        place / f"network-{n:02d}.safetensors" for n in range(config.networks if trained else 0)
-    ]
+    paths = network_paths(place, config.networks if trained else 0)
     with ranks.lock(place / "lock"):
         missing = ranks.tell(lambda: [n for n, path in enumerate(paths) if not path.exists()])
         for n in missing[ranks.place :: ranks.size]:
@@ -178,19 +187,28 @@ def _train_one(
     batches = shuffled_batches(len(part.labels), config.batch, streams)
     meter = torch.randperm(len(part.labels), generator=streams.generator("meter"))[:_METER_IMAGES]
     reporter.begin(f"pool network {n + 1}/{config.networks}", config.steps)
-    tensors: dict[str, Tensor] = {}
-    ages: list[dict[str, float]] = []
+    ages: list[StoredNetwork] = []
     for step in range(1, config.steps + 1):
         trainer.step(real_batch(part, next(batches)))
         if step % config.every == 0 or step == config.steps:
             _require_finite(network, n, step, config)
             right = accuracy(network, meter, part.labels[meter], part.normalized, profile=profile)
-            for name, parameter in network.named_parameters():
-                tensors[f"{len(ages)}.{name}"] = parameter.detach().cpu().clone()
-            ages.append({"steps": step, "accuracy_percent": 100 * right})
+            now = {n: p.detach().cpu().clone() for n, p in network.named_parameters()}
+            ages.append(StoredNetwork(now, 100 * right, step))
         reporter.step(step)
     reporter.end()
-    save_checkpoint(path, tensors, {"ages": ages})
+    write_ages(path, ages)
+
+
+def write_ages(path: Path, ages: Sequence[StoredNetwork]) -> None:
+    """Keep one network at its ages."""
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, age in enumerate(ages)
+        for name, tensor in age.parameters.items()
+    }
+    meta = [{"steps": age.steps, "accuracy_percent": age.accuracy_percent} for age in ages]
+    save_checkpoint(path, tensors, {"ages": meta})
 
 
 def _require_finite(network: Network, n: int, step: int, config: PoolConfig) -> None:

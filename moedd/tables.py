@@ -20,6 +20,17 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:,.0f} days"
+
+
 def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
     """Records by what is comparable: network and width, protocol, variant, fuse, real data."""
     groups: dict[tuple[str, ...], list[Record]] = {}

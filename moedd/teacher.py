@@ -32,6 +32,17 @@ def teacher_settings(real: RealData, manifest: Manifest | None = None) -> RDEDCo
     return RDEDConfig.model_validate({**preset.model_dump(), **settings})
 
 
+def teacher_recipe(real: RealData, settings: RDEDConfig, width: int) -> ObserverRecipe:
+    """How the teacher is trained, at this width of a ConvNet's blocks."""
+    channels, height, width_px = real.shape
+    size = (height, width_px)
+    name = settings.observer_network or fitting_network(size, channels)
+    network = build_network(
+        name, channels=channels, classes=len(real.classes), size=size, width=width
+    )
+    return settings.observer_recipe(name, network.width)
+
+
 def load_teacher(
     real: RealData,
     settings: RDEDConfig,
@@ -45,20 +56,12 @@ def load_teacher(
 
     Raises UsageError: it recognises too little of what it was not trained on.
     """
+    recipe = teacher_recipe(real, settings, width)
     channels, height, width_px = real.shape
-    size = (height, width_px)
-    name = settings.observer_network or fitting_network(size, channels)
     network = build_network(
-        name, channels=channels, classes=len(real.classes), size=size, width=width
-    )
-    recipe = ObserverRecipe(
-        network=name,
-        width=network.width,
-        steps=settings.observer_steps,
-        batch=settings.observer_batch,
-        lr=settings.observer_lr,
-        seed=settings.observer_seed,
-    )
+        recipe.network, channels=channels, classes=len(real.classes), size=(height, width_px),
+        width=recipe.width,
+    )  # fmt: skip
     part = whole(real).to(profile.device)
     told = reporter or Reporter(quiet=True)
     pool = Pool(network, (), key="", folder=home / "pools", reporter=told)

@@ -17,6 +17,7 @@ steps, which for square images is the same function as our False in both.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,7 @@ from moedd_loaders.errors import DataError, MoeddError, NonFiniteError, UsageErr
 
 # Whether training is compiled must not depend on the epochs that are there already.
 _NOMINAL_EPOCHS = 20
-_WHITENING = "whitening.safetensors"
+WHITENING = "whitening.safetensors"
 
 
 class TrajectoryConfig(BaseModel):
@@ -115,6 +116,14 @@ def trajectory_key(
     return cache_key(part, 1, precision, network=network.architecture, recipe=recipe)
 
 
+def trajectory_profile(
+    profile: Profile, part: PartData, network: Network, config: TrajectoryConfig
+) -> Profile:
+    """The form that trajectories are trained in."""
+    work = 3 * forward_operations(network) * epoch_steps(part, config) * config.batch
+    return profile.for_work(work * _NOMINAL_EPOCHS)
+
+
 def epoch_steps(part: PartData, config: TrajectoryConfig) -> int:
     """SGD steps between two snapshots."""
     return config.epoch_steps or -(-len(part.labels) // config.batch)
@@ -140,9 +149,7 @@ def load_trajectories(
     without images. NonFiniteError: a training loss left the finite numbers.
     """
     _check(part, network)
-    profile = profile or Profile()
-    work = 3 * forward_operations(network) * epoch_steps(part, config) * config.batch
-    profile = profile.for_work(work * _NOMINAL_EPOCHS)
+    profile = trajectory_profile(profile or Profile(), part, network, config)
     key = trajectory_key(part, network, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
@@ -155,7 +162,7 @@ def load_trajectories(
         whitening = _read_whitening(place).to(profile.device) if config.zca else None
         maker = _Maker(part, network, config, whitening, reporter, profile)
         missing = ranks.tell(
-            lambda: [n for n, path in enumerate(paths) if _length(path, made.parameters) < epochs]
+            lambda: [n for n, path in enumerate(paths) if epochs_of(path, made.parameters) < epochs]
         )
         for n in missing[ranks.place :: ranks.size]:
             maker.make(n, epochs, paths[n], f"trajectory {n + 1}/{count}")
@@ -177,16 +184,16 @@ def _check(part: PartData, network: Network) -> None:
 
 def _fit_whitening(part: PartData, place: Path) -> None:
     """Make the matrix of this key: once, so that all its trajectories share it to the bit."""
-    path = place / _WHITENING
+    path = place / WHITENING
     if not path.exists():
         save_zca(path, fit_zca(part))
 
 
 def _read_whitening(place: Path) -> Whitening:
-    return load_zca(place / _WHITENING)
+    return load_zca(place / WHITENING)
 
 
-def _length(path: Path, parameters: int) -> int:
+def epochs_of(path: Path, parameters: int) -> int:
     """Epochs that a file holds; -1 where there is none."""
     if not path.exists():
         return -1
@@ -202,6 +209,14 @@ def _length(path: Path, parameters: int) -> int:
 
 def _unreadable(path: Path, why: object) -> MoeddError:
     return MoeddError(f"trajectory {path} cannot be read ({why}); delete it to make it anew")
+
+
+def write_trajectory(
+    path: Path, rows: Sequence[Tensor], losses: Sequence[float], steps: int
+) -> None:
+    """Keep a trajectory: `rows` (n, P) of snapshots, losses per epoch, steps of an epoch."""
+    meta = {"losses": list(losses), "epoch_steps": steps}
+    save_checkpoint(path, {"snapshots": torch.cat(list(rows))}, meta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +258,7 @@ class _Maker:
             rows.append(flatten(dict(network.named_parameters())).cpu()[None])
             told.step(epoch + 1, f"loss {losses[-1]:.3g}")
         told.end()
-        meta = {"losses": losses, "epoch_steps": steps}
-        save_checkpoint(path, {"snapshots": torch.cat(rows)}, meta)
+        write_trajectory(path, rows, losses, steps)
 
     def _batch(self, rows: Tensor) -> Fetch:
         whitening = self.whitening

@@ -11,8 +11,8 @@ from enginefactories import random_data
 from runfactories import config_on, digits, tiny_config
 
 from moedd.config import RunConfig
+from moedd.distill import Effort, Places, distill
 from moedd.launch import joined
-from moedd.mixture import Effort, Places, distill
 from moedd.profile import choose_profile
 from moedd.progress import Reporter
 from moedd.ranks import world

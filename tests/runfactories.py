@@ -15,9 +15,9 @@ from typing import Any
 
 from moedd.cli import main
 from moedd.config import RunConfig, resolve_config
+from moedd.distill import Effort, Places, distill
 from moedd.diversity import DiversityConfig
 from moedd.experts import expert_class
-from moedd.mixture import Effort, Places, distill
 from moedd.networks import fitting_network
 from moedd.pool import PoolConfig
 from moedd.profile import Profile, choose_profile

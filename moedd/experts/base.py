@@ -139,6 +139,12 @@ class Expert:
         """Floating-point operations of one step, two per multiply-add; 0 where nobody counts."""
         return 0.0
 
+    @property
+    def sample_steps(self) -> list[tuple[int | None, float]]:
+        """Steps to be timed, by number, each with the share of all steps that cost what it costs;
+        None where any will do."""
+        return [(None, 1.0)]
+
     # -- shared ----------------------------------------------------------------------------
     def join(self, team: Ranks) -> None:
         """Let the ranks of `team` work on this expert together."""

@@ -175,6 +175,14 @@ class DC(SummedExpert):
         training = 3 * self.config.ipc * self.config.inner * (1 - 1 / self.config.outer)
         return len(self.part.classes) * forward * (matching + training)
 
+    @property
+    def sample_steps(self) -> list[tuple[int | None, float]]:
+        """The last step of a network's life trains no network."""
+        outer = self.config.outer
+        if outer == 1:
+            return [(0, 1.0)]
+        return [(min(1, outer - 2), 1 - 1 / outer), (outer - 1, 1 / outer)]
+
     def state_dict(self) -> dict[str, Tensor]:
         state = super().state_dict()
         if self.trainer is not None:

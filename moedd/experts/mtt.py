@@ -106,22 +106,28 @@ class MTT(Expert):
         """The trajectories, made where they are missing. A whitening is that of the data they are
         trained on, so experts share it unless they are given trajectories of their own."""
         assert isinstance(config, MTTConfig)
-        settings = config.trajectory_config()
-        everything = ground.everything()
-        if config.train_on == "part":
-            if config.zca:
-                raise UsageError(
-                    "mtt.zca=true and mtt.train_on=part are both given: each part would be "
-                    "whitened by a matrix of its own, and no evaluation could see all experts in "
-                    "their space; leave one of them out"
-                )
-            steps = epoch_steps(everything, settings)
-            settings = settings.model_copy(update={"epoch_steps": steps})
+        trained_on, settings = cls.trajectories_of(part, config, ground.everything())
         return load_trajectories(
-            part if config.train_on == "part" else everything,
-            pool.network, settings, config.trajectories, config.epochs,
+            trained_on, pool.network, settings, config.trajectories, config.epochs,
             ground.home / "trajectories", ground.reporter, ground.profile,
         )  # fmt: skip
+
+    @classmethod
+    def trajectories_of(
+        cls, part: PartData, config: MTTConfig, everything: PartData
+    ) -> tuple[PartData, TrajectoryConfig]:
+        """What the trajectories are trained on and how."""
+        settings = config.trajectory_config()
+        if config.train_on == "all":
+            return everything, settings
+        if config.zca:
+            raise UsageError(
+                "mtt.zca=true and mtt.train_on=part are both given: each part would be "
+                "whitened by a matrix of its own, and no evaluation could see all experts in "
+                "their space; leave one of them out"
+            )
+        steps = epoch_steps(everything, settings)
+        return part, settings.model_copy(update={"epoch_steps": steps})
 
     @classmethod
     def uses_stored(cls, config: ExpertConfig) -> bool:

@@ -143,18 +143,22 @@ def load_observer(
         if folder is None or which not in stored:
             raise unknown("observer", which, ["part", "pool", *stored])
         return _read(folder / f"{which}.safetensors", part, profile)
-    network = _fresh(recipe, part)
-    work = 3 * forward_operations(network) * recipe.steps * recipe.batch
-    profile = profile.for_work(work)
+    network = fresh_observer(recipe, part)
+    profile = observer_profile(profile, network, recipe)
     if folder is None:
         return _train(network, part, recipe, pool, profile)
     path = folder / f"{observer_key(part, recipe, profile)}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _write(path, _train(network, part, recipe, pool, profile))
+            write_observer(path, _train(network, part, recipe, pool, profile))
     # Read back even when it was just trained: one path, the same bytes.
     return _read(path, part, profile)
+
+
+def observer_profile(profile: Profile, network: Network, recipe: ObserverRecipe) -> Profile:
+    """The form that an observer is trained in."""
+    return profile.for_work(3 * forward_operations(network) * recipe.steps * recipe.batch)
 
 
 def observer_key(part: PartData, recipe: ObserverRecipe, profile: Profile) -> str:
@@ -162,7 +166,8 @@ def observer_key(part: PartData, recipe: ObserverRecipe, profile: Profile) -> st
     return cache_key(part, 1, profile.precision, recipe=asdict(recipe))
 
 
-def _fresh(recipe: ObserverRecipe, part: PartData) -> Network:
+def fresh_observer(recipe: ObserverRecipe, part: PartData) -> Network:
+    """The network that an observer is before it is trained."""
     channels, height, width = part.shape
     return build_network(
         recipe.network,
@@ -191,7 +196,8 @@ def _train(
     return Observer(network, state, part.classes, profile)
 
 
-def _write(path: Path, observer: Observer) -> None:
+def write_observer(path: Path, observer: Observer) -> None:
+    """Keep an observer, where `load_observer` finds it."""
     net = observer.network
     meta: dict[str, Any] = {
         "classes": list(observer.classes),

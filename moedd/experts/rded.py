@@ -78,6 +78,17 @@ class RDEDConfig(ExpertConfig):
         """Crops that one class stores, each of another real image."""
         return self.ipc * self.mosaic**2
 
+    def observer_recipe(self, network: str, width: int) -> ObserverRecipe:
+        """How its observer is trained; `network` is taken where the settings name none."""
+        return ObserverRecipe(
+            network=self.observer_network or network,
+            width=width,
+            steps=self.observer_steps,
+            batch=self.observer_batch,
+            lr=self.observer_lr,
+            seed=self.observer_seed,
+        )
+
     @model_validator(mode="after")
     def _enough_images(self) -> Self:
         if self.images_per_class < self.crops_per_class:
@@ -121,14 +132,7 @@ class RDED(Expert):
             f"{config.ipc} stored images of {config.mosaic}x{config.mosaic} crops",
         )
         net = self.pool.network
-        recipe = ObserverRecipe(
-            network=config.observer_network or net.name,
-            width=net.width,
-            steps=config.observer_steps,
-            batch=config.observer_batch,
-            lr=config.observer_lr,
-            seed=config.observer_seed,
-        )
+        recipe = config.observer_recipe(net.name, net.width)
         self.observer = load_observer(config.observer, self.part, recipe, self.pool, self.profile)
         _, judged = held_out(self.part)
         self.observer_accuracy = self.observer.accuracy(self.part, judged)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from moedd.distill import Effort, Places, distill
 from moedd.evaluate import (
     Images,
     Job,
@@ -29,7 +30,6 @@ from moedd.evaluate import (
     train_and_test,
 )
 from moedd.experts.observer import Observer
-from moedd.mixture import Effort, Places, distill
 from moedd.papertables.cells import (
     Cell,
     Facts,

@@ -9,6 +9,7 @@ from moedd.papertables.estimate import Estimate, PlanCost
 from moedd.papertables.lines import sections
 from moedd.papertables.markdown import SUBJECTS, accuracy_text, shown_lines, title_of
 from moedd.papertables.rows import TABLES
+from moedd.tables import duration
 from moedd_loaders.records import Record
 
 
@@ -67,17 +68,6 @@ def print_results(records: Sequence[Record], tables: Sequence[int] = TABLES) -> 
                 cells = [accuracy_text(line, n).replace("**", "") for n in section.networks]
                 shown.add_row(title, fraction, *cells)
             console.print(shown)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`, `12 days`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 72 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:,.0f} days"
 
 
 def _console() -> Console:

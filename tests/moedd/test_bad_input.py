@@ -335,7 +335,7 @@ def test_a_checkpoint_of_another_configuration(home: Path, monkeypatch: pytest.M
 
     arguments = tiny_arguments("digits-idm-1x1", "idm.steps=2")
     with monkeypatch.context() as patch:
-        patch.setattr("moedd.mixture.write_result", full)
+        patch.setattr("moedd.distill.write_result", full)
         assert cli(*arguments).code == 1
     before = tree(home)
     for more, said in (

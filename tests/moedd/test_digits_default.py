@@ -11,8 +11,8 @@ import pytest
 from runfactories import digits, profile
 
 from moedd.config import EvaluationConfig, resolve_config
+from moedd.distill import Effort, Places, distill
 from moedd.evaluate import Job, Row, evaluate
-from moedd.mixture import Effort, Places, distill
 from moedd.progress import Reporter
 from moedd.protocols import protocol_recipe
 from moedd_loaders.manifest import read_manifest

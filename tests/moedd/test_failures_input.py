@@ -24,8 +24,8 @@ from runfactories import (
 from torch import Tensor
 from trajectoryfactories import SMALL
 
+from moedd.distill import Effort, Places, distill
 from moedd.experts import expert_class
-from moedd.mixture import Effort, Places, distill
 from moedd.parts import PartData
 from moedd.progress import Reporter
 from moedd.realdata import RealData

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from runfactories import cli, digits, payload, profile, tiny_arguments, tiny_run
 from torch import Tensor
 
+from moedd.distill import Effort
 from moedd.evaluate import Job, Row, TrainingData, distilled_images, evaluate
-from moedd.mixture import Effort, Mixture
+from moedd.mixture import Mixture
 from moedd.protocols import protocol_recipe
 from moedd_loaders import load_distilled
 from moedd_loaders.decode import decode_labels

@@ -13,8 +13,9 @@ from enginefactories import random_data
 from PIL import Image
 from runfactories import config_on, digits, payload, profile, tiny_config, tiny_run
 
+from moedd.distill import Effort, Places, distill
 from moedd.finish import source_of
-from moedd.mixture import Effort, Mixture, Places, distill
+from moedd.mixture import Mixture
 from moedd.parts import split_parts
 from moedd.progress import Reporter
 from moedd.streams import Streams
@@ -126,21 +127,21 @@ def test_fraction_shortens_every_method_alike(home: Path) -> None:
 def test_max_hours_fits_the_fraction_and_records_it(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A clock that moves by one second whenever it is read: 2 timed steps take 1 second.
+    # A clock that moves by one second whenever it is read: every step takes 1 second.
     ticks = iter(range(10_000))
-    monkeypatch.setattr("moedd.mixture.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("moedd.timing.time.perf_counter", lambda: float(next(ticks)))
     settings = ("idm.steps=60", "diversity.every=10")
     manifest = tiny_run(
-        home, "digits-idm-1x2", *settings, effort=Effort(max_hours=6 / 3600), called="fitted"
+        home, "digits-idm-1x2", *settings, effort=Effort(max_hours=12 / 3600), called="fitted"
     )
-    # 2 experts x 60 steps x 0.5 s + 6 diversity steps x 1 s = 66 s; 6 s are 1/11 of it.
+    # 2 experts x 60 steps x 1 s + 6 diversity steps x 1 s = 126 s; 12 s are 2/21 of it.
     recipe = json.loads((home / "sets" / "fitted" / "recipe" / "config.json").read_text())
-    assert recipe["fraction"] == pytest.approx(1 / 11)
-    assert manifest.provenance.iterations == {"0.idm": 5, "1.idm": 5}
-    assert manifest.provenance.schedule_fraction["0.idm"] == pytest.approx(5 / 60)
+    assert recipe["fraction"] == pytest.approx(2 / 21)
+    assert manifest.provenance.iterations == {"0.idm": 6, "1.idm": 6}
+    assert manifest.provenance.schedule_fraction["0.idm"] == pytest.approx(6 / 60)
     # Timing worked on experts that are thrown away: the same set as by asking for the fraction.
     monkeypatch.undo()
-    tiny_run(home, *("digits-idm-1x2", *settings), effort=Effort(fraction=1 / 11), called="asked")
+    tiny_run(home, *("digits-idm-1x2", *settings), effort=Effort(fraction=2 / 21), called="asked")
     made, asked = payload(home / "sets" / "fitted"), payload(home / "sets" / "asked")
     assert made["tensors/distilled.safetensors"] == asked["tensors/distilled.safetensors"]
 

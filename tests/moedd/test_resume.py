@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from runfactories import cli, payload, tiny_arguments, tiny_run
 
-from moedd.mixture import Effort
+from moedd.distill import Effort
 from moedd.progress import JsonLog
 from moedd.runstate import RunFolder
 from moedd_loaders.manifest import read_manifest
@@ -177,7 +177,7 @@ def test_killed_around_the_checkpoint(
     same(home, "mixed", whole_home, "mixed")
 
 
-@pytest.mark.parametrize("moment", ["moedd.mixture.write_result", "moedd_publish.write.os.rename"])
+@pytest.mark.parametrize("moment", ["moedd.distill.write_result", "moedd_publish.write.os.rename"])
 def test_killed_while_the_set_is_written(
     moment: str,
     mixed: tuple[str, ...],
@@ -206,7 +206,7 @@ def test_killed_between_the_set_and_the_end(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("moedd.mixture.Path.unlink", die)
+        patch.setattr("moedd.distill.Path.unlink", die)
         with pytest.raises(Killed):
             tiny_run(home, *mixed, called="mixed")
     tiny_run(home, *mixed, called="mixed", resume=True)

@@ -12,8 +12,9 @@ from enginefactories import random_data
 from runfactories import config_on, digits, profile, tiny_config, tiny_run, tree
 
 from moedd.config import RunConfig
+from moedd.distill import Effort
 from moedd.experts import Expert
-from moedd.mixture import Effort, Mixture
+from moedd.mixture import Mixture
 from moedd.profile import Profile
 from moedd.progress import Reporter
 from moedd.realdata import RealData

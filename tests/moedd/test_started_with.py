@@ -23,7 +23,7 @@ def unfinished(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     arguments = tiny_arguments("digits-idm-1x2")
     with monkeypatch.context() as patch:
-        patch.setattr("moedd.mixture.write_result", stop)
+        patch.setattr("moedd.distill.write_result", stop)
         assert cli(*arguments, "--note", "written on a napkin").code == 1
     return arguments
 
