@@ -112,8 +112,8 @@ class _Tasks:
         self.reporter, self.total, self.done = reporter, total, 0
         self.ray: Any = ray
         self.begun: set[Any] = set()
-        self.task = ray.remote(work).options(
-            num_cpus=needs.threads, num_gpus=needs.gpus, max_retries=RETRIES
+        self.task = ray.remote(num_cpus=needs.threads, num_gpus=needs.gpus, max_retries=RETRIES)(
+            work
         )
         if not self._fitting():
             raise UsageError(
