@@ -8,23 +8,31 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 from runfactories import make_home
-from tablefactories import SETTINGS as TINY
-from tablefactories import cell, digits_facts, method_settings, places, set_cell, tiny_options
+from tablefactories import (
+    SETTINGS,
+    cell,
+    digits_facts,
+    method_settings,
+    places,
+    set_cell,
+    tiny_options,
+)
 
 from moedd.papertables import rayjobs
-from moedd.papertables.cells import SetCell
+from moedd.papertables.cells import Arithmetic, SetCell
 from moedd.papertables.jobs import Outcome, Unit, run_here
 from moedd.papertables.places import CellPlaces, DataPlace
 from moedd.papertables.plan import Planned, plan_cells
 from moedd.papertables.raycluster import Where, joined, machines
 from moedd.papertables.rayjobs import Answer, Needs, Terms, check_machine, run_on_ray
+from moedd.papertables.run import run_cell
 from moedd.papertables.store import read_cells
 from moedd.progress import Reporter
 from moedd_loaders.errors import UsageError
@@ -74,26 +82,34 @@ def at(home: Path) -> CellPlaces:
 # ---------------------------------------------------------------------- the same records
 
 
+@dataclass(frozen=True)
+class Both:
+    """The same cells by tasks and here: places and outcomes."""
+
+    tasks_at: CellPlaces
+    by_tasks: Outcome
+    here_at: CellPlaces
+    here: Outcome
+
+
 @pytest.fixture(scope="module")
-def both(
-    tmp_path_factory: pytest.TempPathFactory, pools: Path, ray: Any
-) -> tuple[CellPlaces, Outcome, Outcome]:
-    """Two sets and their six networks by tasks and here; by tasks also a set that cannot be made,
-    and records kept where no task writes."""
+def both(tmp_path_factory: pytest.TempPathFactory, pools: Path, ray: Any) -> Both:
+    """Two sets and their six networks; by tasks also a set that cannot be made, and records kept
+    where no task writes."""
     folder = tmp_path_factory.mktemp("both")
     items = plan(seeds=2)
     one = places(make_home(folder / "one", pools), threads=1)
     two = places(make_home(folder / "two", pools), folder / "mine", threads=1)
     broken = replace(items[0].cell, on=replace(items[0].cell.on, ipc=10_000))  # type: ignore[arg-type]
     more = [*items, Planned(items[0].row, broken, "broken")]
-    return two, run_on_ray(more, two, ignore, ONE_CPU, QUIET), run_here(items, one, ignore, QUIET)
+    by_tasks = run_on_ray(more, two, ignore, ONE_CPU, QUIET)
+    return Both(two, by_tasks, one, run_here(items, one, ignore, QUIET))
 
 
-def test_tasks_make_the_same_records(both: tuple[CellPlaces, Outcome, Outcome]) -> None:
-    at, by_tasks, here = both
-    wanted = decided(here.records)
+def test_tasks_make_the_same_records(both: Both) -> None:
+    at, wanted = both.tasks_at, decided(both.here.records)
     assert len(wanted) == 6
-    assert decided(by_tasks.records) == wanted
+    assert decided(both.by_tasks.records) == wanted
     # They are kept, each once: in the folder of who asked and beside their sets.
     assert decided(read_cells(at.records).values()) == wanted
     assert lines(at.records) == 6
@@ -102,10 +118,10 @@ def test_tasks_make_the_same_records(both: tuple[CellPlaces, Outcome, Outcome]) 
     assert not any(path.name.startswith("ray-") for path in (at.home / "locks").iterdir())
 
 
-def test_a_failure_is_named_and_the_others_go_on(both: tuple[CellPlaces, Outcome, Outcome]) -> None:
-    (what,) = both[1].failed
+def test_a_failure_is_named_and_the_others_go_on(both: Both) -> None:
+    (what,) = both.by_tasks.failed
     assert what == "set digits-idc_i-10000x2, seed 0"
-    assert "training images" in str(both[1].failed[what])
+    assert "training images" in str(both.by_tasks.failed[what])
 
 
 def test_nobody_else_reaches_our_ray(ray: Any) -> None:
@@ -118,6 +134,15 @@ def test_nobody_else_reaches_our_ray(ray: Any) -> None:
     if own != "127.0.0.1":
         with pytest.raises(OSError):
             socket.create_connection((own, port), 5)
+
+
+def test_a_machine_that_cannot_take_part_ends_the_run(
+    at: CellPlaces, ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moedd.__version__", "9.9")  # here, not where tasks run
+    with pytest.raises(UsageError, match=r"on \S+: moedd is \S+ here and 9\.9 on"):
+        run_on_ray(plan(seeds=2), at, ignore, ONE_CPU, QUIET)
+    assert not (at.home / "sets").exists()
 
 
 # ------------------------------------------------------------------------------- a kill
@@ -155,35 +180,47 @@ class Killer(threading.Thread):
                     self.killed = process
 
 
-def test_a_killed_workers_cell_is_run_again(
-    at: CellPlaces, ray: Any, tmp_path: Path, pools: Path
-) -> None:
-    """Killed once while it makes the set and once while it trains the network."""
-    settings = (*TINY, *method_settings("idc_i"), "idc_i.steps=40")
-    (item, *_) = plan(settings=settings, epochs=150)
-    often = replace(at, checkpoint_seconds=0.0)
-    log = at.home / "runs"
-
-    def begun() -> bool:
-        return any(path.read_bytes().count(b"\n") >= 4 for path in log.glob("*/log.jsonl"))
+def test_a_killed_workers_cell_is_run_again(both: Both) -> None:
+    """SIGKILL while the network is trained."""
+    item = plan(epochs=150)[0]
+    often = replace(both.tasks_at, checkpoint_seconds=0.0, records=both.tasks_at.home / "again")
 
     def trained() -> bool:
-        return any((at.home / "training").glob(f"{item.address}.safetensors"))
+        return any((often.home / "training").glob(f"{item.address}.safetensors"))
 
-    killers = [Killer(at, "digits-*.lock", begun), Killer(at, "cell-*.lock", trained)]
-    for killer in killers:
-        killer.start()
+    killer = Killer(often, f"cell-{item.address}.lock", trained)
+    killer.start()
     outcome = run_on_ray([item], often, ignore, ONE_CPU, QUIET)
-    assert all(killer.killed for killer in killers)
-    assert killers[0].killed != killers[1].killed
+    assert killer.killed
+    assert outcome.failed == {}
+    wanted = decided([run_cell(item.cell, both.here_at)])
+    assert decided(outcome.records) == wanted
+    assert decided(read_cells(often.records).values()) == wanted
+    (made,) = (often.home / "sets").glob("*-s0-*")
+    assert (lines(often.records), lines(made / "benchmarks")) == (1, 3 + 1)
+    assert not any((often.home / "training").glob("[!.]*"))
+
+
+@pytest.mark.slow
+def test_a_killed_workers_set_is_made_again(
+    at: CellPlaces, ray: Any, tmp_path: Path, pools: Path
+) -> None:
+    """SIGKILL while the set is matched: another worker goes on, and no step is done twice."""
+    (item, *_) = plan(settings=(*SETTINGS, *method_settings("idc_i"), "idc_i.steps=40"))
+    often = replace(at, checkpoint_seconds=0.0)
+
+    def begun() -> bool:
+        logs = (at.home / "runs").glob("*/log.jsonl")
+        return any(path.read_bytes().count(b"\n") >= 4 for path in logs)
+
+    killer = Killer(at, "digits-*.lock", begun)
+    killer.start()
+    outcome = run_on_ray([item], often, ignore, ONE_CPU, QUIET)
+    assert killer.killed
     assert outcome.failed == {}
     whole = places(make_home(tmp_path / "whole", pools), threads=1)
-    assert decided(outcome.records) == decided(run_here([item], whole, ignore, QUIET).records)
-    assert decided(read_cells(at.records).values()) == decided(outcome.records)
-    (made,) = (at.home / "sets").iterdir()
-    assert (lines(at.records), lines(made / "benchmarks")) == (1, 1)
-    assert not any((at.home / "training").glob("[!.]*"))
-    # No step was done twice: the second worker went on where the first one was killed.
+    assert decided(outcome.records) == decided([run_cell(item.cell, whole)])
+    assert lines(at.records) == 1
     assert lines_of_log(at.home) == lines_of_log(whole.home)
 
 
@@ -192,6 +229,7 @@ def lines_of_log(home: Path) -> int:
     return log.read_bytes().count(b"\n")
 
 
+@pytest.mark.slow
 def test_a_worker_that_always_dies_fails_its_unit(
     at: CellPlaces, ray: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,15 +252,6 @@ def test_a_cell_that_fits_no_machine_is_refused(at: CellPlaces, ray: Any) -> Non
     assert [(machine.cpus, machine.cells(1, 0)) for machine in machines()] == [(2, 2)]
     with pytest.raises(UsageError, match="every cell is to have 3 CPUs, and no machine"):
         run_on_ray(plan(), at, ignore, Needs(threads=3), QUIET)
-
-
-def test_a_machine_that_cannot_take_part_ends_the_run(
-    at: CellPlaces, ray: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moedd.__version__", "9.9")  # here, not where tasks run
-    with pytest.raises(UsageError, match=r"on \S+: moedd is \S+ here and 9\.9 on"):
-        run_on_ray(plan(seeds=2), at, ignore, ONE_CPU, QUIET)
-    assert not (at.home / "sets").exists()
 
 
 @pytest.fixture
@@ -266,8 +295,6 @@ def test_other_images_are_noticed(at: CellPlaces, terms: Terms) -> None:
 def test_another_arithmetic_is_noticed(
     at: CellPlaces, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moedd.papertables.cells import Arithmetic
-
     monkeypatch.setattr("moedd.profile.bfloat16_units", lambda: "none")
     fast = planned(set_cell(arithmetic=Arithmetic("fast", "bfloat16")))
     with pytest.raises(UsageError, match="profile fast computes in float32 here"):
