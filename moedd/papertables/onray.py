@@ -87,7 +87,7 @@ def _needs(asked: Asked, found: Sequence[Machine]) -> Needs:
 
 def _threads_there(found: Sequence[Machine], gpus: float, jobs: int | None) -> int:
     fitting = [machine for machine in found if machine.cells(1, gpus)]
-    each = [m.cpus // (max(1, int(m.gpus / gpus + 1e-6)) if gpus else 1) for m in fitting]
+    each = [m.cpus // (m.cells_by_gpu(gpus) if gpus else 1) for m in fitting]
     if jobs is not None:
         each.append(sum(machine.cpus for machine in fitting) // jobs)
     return max(1, int(min(each, default=1)))

@@ -33,9 +33,14 @@ class Machine:
 
     def cells(self, threads: int, share: float) -> int:
         """How many cells of so many threads and so much of a GPU it holds."""
-        by_gpu = int(self.gpus / share + 1e-6) if share else None
         by_cpu = int(self.cpus // threads)
-        return by_cpu if by_gpu is None else min(by_cpu, by_gpu)
+        return min(by_cpu, self.cells_by_gpu(share)) if share else by_cpu
+
+    def cells_by_gpu(self, share: float) -> int:
+        """How many parts of its GPUs there are, of which none spans two."""
+        if share >= 1:
+            return int(self.gpus / share)
+        return int(self.gpus) * int(1 / share + 1e-6)
 
 
 @dataclass(frozen=True)
