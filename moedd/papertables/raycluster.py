@@ -5,8 +5,11 @@ for this run alone and ended with it. `ray` is imported by these files only, whe
 import logging
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -97,12 +100,27 @@ def _reach(address: str, named: str) -> None:
             f"{named} given; expected HOST:PORT of a Ray cluster, such as 10.0.0.1:6379, or nothing"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS) as answered:
+            speaks = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_grpc(answered)
     except OSError as error:
         raise NetworkError(
             f"{named} cannot be reached ({error}): look whether Ray runs there (ray status) and "
             "whether this machine may connect to it, or leave the address out"
         ) from error
+    if not speaks:
+        raise NetworkError(
+            f"{named} answers and is no Ray: give the port of Ray's head, 6379 where no other was "
+            "chosen (the dashboard's is 8265)"
+        )
+
+
+def _speaks_grpc(server: socket.socket) -> bool:
+    """It answers HTTP/2's greeting (RFC 9113, 3.4) as it must, with a frame of settings (4)."""
+    server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = b""
+    while len(head) < 9 and (more := server.recv(9 - len(head))):
+        head += more
+    return len(head) == 9 and head[3] == 4
 
 
 @contextmanager
@@ -134,7 +152,8 @@ def joined(at: Where, cpus: int) -> Iterator[None]:
                 )  # fmt: skip
             else:
                 _join(at)
-            yield
+            with _ended_by_sigterm():
+                yield
     finally:
         ray.shutdown()
         if folder is not None:
@@ -165,8 +184,7 @@ def _join(at: Where) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise NetworkError(
             f"{at.named} answers and cannot be joined ({reason[:1].lower()}{reason[1:]}): look "
-            "whether it is the port of Ray's head (6379, not the dashboard's 8265) and whether Ray "
-            "and Python have the same version there and here"
+            "whether Ray and Python have the same version there and here"
         ) from error
 
 
@@ -180,6 +198,19 @@ def _scratch() -> str:
     """A new folder whose name is short enough for sockets in it."""
     usual = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="moedd-ray-", dir=usual if len(usual) < _SHORT else "/tmp")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C, in place of the traces that Ray's own handler prints."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Nowhere:

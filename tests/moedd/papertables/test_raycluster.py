@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +14,30 @@ from moedd.papertables.raycluster import Machine, Where, where
 from moedd_loaders.errors import NetworkError, UsageError
 
 
+class Server(threading.Thread):
+    """Says these bytes to whoever connects."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self.socket, self.answer = socket.create_server(("127.0.0.1", 0)), answer
+        self.port = int(self.socket.getsockname()[1])
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.socket.accept()
+                with connection:
+                    connection.recv(100)
+                    connection.sendall(self.answer)
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port of this machine at which something answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
+    """A port of this machine at which something speaks HTTP/2."""
+    server = Server(bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]))
+    server.start()
+    yield server.port
+    server.socket.close()
 
 
 @pytest.fixture
@@ -66,6 +87,16 @@ def test_nothing_answers(closed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed}")
     with pytest.raises(NetworkError, match="RAY_ADDRESS=127"):
         where("auto")
+
+
+def test_what_answers_is_no_ray() -> None:
+    """Such as the dashboard: Ray itself would go on trying for minutes."""
+    for answer in (b"HTTP/1.0 400 Bad Request\r\n\r\n", b""):
+        server = Server(answer)
+        server.start()
+        with pytest.raises(NetworkError, match="answers and is no Ray: give the port of"):
+            where(f"127.0.0.1:{server.port}")
+        server.socket.close()
 
 
 @pytest.mark.parametrize("address", ["rubbish", "host:", ":6379", "host:port", "host:99999", ""])
