@@ -4,6 +4,7 @@ for this run alone and ended with it. `ray` is imported by these files only, whe
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ INSTALL = 'pip install "moedd[ray]"'
 REACH_SECONDS = 10.0
 _OBJECTS = 100 * 2**20  # bytes of shared memory: records are small, 75 MiB is Ray's least
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_TOKEN = secrets.token_hex(32)  # one per process: Ray reads it once
 _SHORT = 40  # letters of a folder in which the names of Ray's sockets still fit
 
 
@@ -48,10 +50,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Where:
-    """Which Ray is meant: `address` None starts one here; `named` says by what it was named."""
+    """Which Ray is meant: `address` None starts one here; `named` says by what it was named;
+    `here`: `ray start` left it running on this machine."""
 
     address: str | None
     named: str | None = None
+    here: bool = False
 
 
 def is_installed() -> bool:
@@ -78,7 +82,7 @@ def where(asked: str) -> Where:
         _reach(asked, named)
         return Where(asked, named)
     running = _running_here()
-    return Where(running, f"the Ray of this machine, {running}") if running else Where(None)
+    return Where(running, f"of this machine, {running}", here=True) if running else Where(None)
 
 
 def _running_here() -> str | None:
@@ -132,8 +136,9 @@ def joined(at: Where, cpus: int) -> Iterator[None]:
     """
     before = _settings()
     if at.address is None:
-        # Nobody else is to reach it; read when Ray is first imported.
+        # Nobody else is to reach it; the first is read when Ray is first imported.
         os.environ[_LOOPBACK] = "0"
+        os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)  # else Ray writes one to ~/.ray
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
@@ -179,12 +184,14 @@ def machines() -> list[Machine]:
 def _join(at: Where) -> None:
     try:
         with _hushed():
-            _init(address=at.address)
+            # Not by its address: Ray then also takes the token that `ray start` has left.
+            _init(address=None if at.here else at.address)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise NetworkError(
             f"{at.named} answers and cannot be joined ({reason[:1].lower()}{reason[1:]}): look "
-            "whether Ray and Python have the same version there and here"
+            "whether Ray and Python have the same version there and here, and whether it wants a "
+            "token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         ) from error
 
 

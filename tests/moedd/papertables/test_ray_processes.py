@@ -6,6 +6,7 @@ All slow: `pytest -m slow tests/moedd/papertables/test_ray_processes.py`, about 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -34,6 +35,10 @@ def command(*more: str) -> list[str]:
     return [sys.executable, "-m", "moedd", "tables", *given, *more]
 
 
+PRIVATE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Of a cluster that nobody else reaches (loopback only), and of those who join it."""
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, "MOEDD_HOME": str(home), **more}
@@ -60,13 +65,13 @@ def cluster(short: Path, home: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    given = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
+    given = ["--head", "--block", f"--port={port}", "--num-cpus=2"]
     given += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={short / 'ray'}"]
     log = short / "log"
     with open(log, "wb") as output:
         head = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *given],
-            env=environment(home, RAY_TMPDIR=str(short)), stdout=output, stderr=output,
+            env=environment(home, RAY_TMPDIR=str(short), **PRIVATE), stdout=output, stderr=output,
         )  # fmt: skip
     try:
         wait_for(lambda: head.poll() is not None or b"Ray runtime started" in log.read_bytes())
@@ -80,14 +85,14 @@ def cluster(short: Path, home: Path) -> Iterator[str]:
 def test_a_cluster_that_is_there_is_used_and_left(
     cluster: str, home: Path, short: Path, tmp_path: Path
 ) -> None:
-    ways = {"address": (cluster, {}), "variable": (None, {"RAY_ADDRESS": cluster}),
+    token = {"RAY_AUTH_MODE": "token"}
+    ways = {"address": (cluster, token), "variable": (None, {"RAY_ADDRESS": cluster, **token}),
             "machine": (None, {"RAY_TMPDIR": str(short)})}  # fmt: skip
     for way, (address, variables) in ways.items():
         folder = tmp_path / way
         given = command("--records", str(folder), "--ray", *([address] if address else []))
-        done = subprocess.run(
-            given, env=environment(home, **variables), capture_output=True, text=True, check=False
-        )
+        env = environment(home, **variables, **PRIVATE)
+        done = subprocess.run(given, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         first, *rest = done.stderr.splitlines()
         assert first.startswith("Ray: ")
