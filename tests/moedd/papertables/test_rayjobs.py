@@ -307,3 +307,14 @@ def test_a_gpu_that_torch_does_not_see_is_noticed(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="torch sees none"):
         check_machine(planned(), at, replace(terms, gpus=1.0))
+
+
+def test_folders_mean_the_same_in_any_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    data = tuple(DataPlace(n, p) for n, p in (("a", "images"), ("b", "some/one"), ("c", None)))
+    found = rayjobs._absolute(CellPlaces(Path("home"), Path("records"), data))
+    assert (found.home, found.records) == (tmp_path / "home", tmp_path / "records")
+    assert [place.path for place in found.data] == [str(tmp_path / "images"), "some/one", None]
