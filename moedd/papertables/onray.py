@@ -52,8 +52,9 @@ def on_ray(asked: Asked, reporter: Reporter) -> Iterator[tuple[Asked, Run]]:
             asked, threads=needs.threads, gpus_per_cell=needs.gpus, jobs=_at_once(needs, found)
         )
         reporter.say(
-            f"Ray: {at.named or 'started on this machine'}, {counted(len(found), 'machine')}; "
-            f"{counted(settled.at_once, 'cell')} at a time, each with {amount(needs)}"
+            f"Ray {f'at {at.address}' if at.address else 'started on this machine'}: "
+            f"{counted(len(found), 'machine')}, {counted(settled.at_once, 'cell')} at a time, "
+            f"each with {amount(needs)}"
         )
 
         def run(

@@ -72,7 +72,7 @@ def where(asked: str) -> Where:
     Raises UsageError: no address. NetworkError: nothing answers where one was named.
     """
     named = f"--ray {asked}"
-    if asked == AUTO and os.environ.get("RAY_ADDRESS", AUTO) != AUTO:
+    if asked == AUTO and os.environ.get("RAY_ADDRESS"):
         asked = os.environ["RAY_ADDRESS"]
         named = f"RAY_ADDRESS={asked}"
     if asked == LOCAL:
@@ -81,7 +81,9 @@ def where(asked: str) -> Where:
         _reach(asked, named)
         return Where(asked, named)
     running = _running_here()
-    return Where(running, f"of this machine, {running}", here=True) if running else Where(None)
+    if running is None:
+        return Where(None)
+    return Where(running, f"the Ray of this machine, {running},", here=True)
 
 
 def _running_here() -> str | None:
@@ -133,38 +135,42 @@ def joined(at: Where, cpus: int) -> Iterator[None]:
     A Ray that was started here is ended, another one is left, with none of this run's tasks in it.
     Raises NetworkError: what answers there is no Ray that can be joined.
     """
-    before = _settings()
-    if at.address is None:
-        # Nobody else is to reach it; the first is read when Ray is first imported.
-        os.environ[_LOOPBACK] = "0"
-        os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)  # else Ray writes one to ~/.ray
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    if ray.is_initialized():  # by the program that called us: it is theirs
-        with redirect_stdout(_Nowhere()):
-            yield
-        return
+    before, theirs = _settings(), True
     folder = _scratch() if at.address is None else None
     try:
+        if folder is not None:
+            # Nobody else is to reach it; the first is read when Ray is first imported.
+            os.environ[_LOOPBACK] = "0"
+            os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)  # else Ray writes one to ~/.ray
+            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        import ray
+
+        theirs = ray.is_initialized()  # by the program that called us
         # Ray writes news of its workers to standard output, where only tables belong.
         with redirect_stdout(_Nowhere()):
-            if folder is not None:
-                _init(
-                    address="local", num_cpus=cpus, include_dashboard=False,
-                    object_store_memory=_OBJECTS, _temp_dir=folder,
-                )  # fmt: skip
-            else:
-                _join(at)
+            if not theirs:
+                _begin(at, folder, cpus)
             with _ended_by_sigterm():
                 yield
     finally:
-        ray.shutdown()
+        if not theirs:
+            ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         for name in _settings():
             del os.environ[name]
         os.environ.update(before)
+
+
+def _begin(at: Where, folder: str | None, cpus: int) -> None:
+    """Start a Ray in `folder`, or join the one that is there."""
+    if folder is None:
+        _join(at)
+        return
+    _init(
+        address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECTS,
+        _temp_dir=folder,
+    )  # fmt: skip
 
 
 def _settings() -> dict[str, str]:
@@ -190,7 +196,7 @@ def _join(at: Where) -> None:
         raise NetworkError(
             f"{at.named} answers and cannot be joined ({reason[:1].lower()}{reason[1:]}): look "
             "whether Ray and Python have the same version there and here, and whether it wants a "
-            "token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+            "token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or give --ray local to start one here"
         ) from error
 
 

@@ -95,8 +95,7 @@ def test_a_cluster_that_is_there_is_used_and_left(
         done = subprocess.run(given, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         first, *rest = done.stderr.splitlines()
-        assert first.startswith("Ray: ")
-        assert first.endswith(f"{cluster}, 1 machine; 2 cells at a time, each with 1 CPU")
+        assert first == f"Ray at {cluster}: 1 machine, 2 cells at a time, each with 1 CPU"
         # Nothing of Ray's own on the terminal.
         assert all(line.startswith(("3 networks, ", "[", "cells: ")) for line in rest), done.stderr
         assert "raylet" not in done.stdout

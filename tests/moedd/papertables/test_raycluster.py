@@ -56,13 +56,18 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ray" / "ray_current_cluster"
 
 
-def test_where_nothing_is_named_and_nothing_runs_one_is_started() -> None:
+def test_where_nothing_is_named_and_nothing_runs_one_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert where("auto") == Where(None)
+    monkeypatch.setenv("RAY_ADDRESS", "")
     assert where("auto") == Where(None)
 
 
 def test_the_ray_of_this_machine_is_taken(machine: Path, port: int, closed: int) -> None:
     machine.write_text(f"127.0.0.1:{port}\n")
-    assert where("auto") == Where(f"127.0.0.1:{port}", f"of this machine, 127.0.0.1:{port}", True)
+    address = f"127.0.0.1:{port}"
+    assert where("auto") == Where(address, f"the Ray of this machine, {address},", here=True)
     assert where("local") == Where(None)
     machine.write_text(f"127.0.0.1:{closed}\n")  # left by one that is gone
     assert where("auto") == Where(None)
