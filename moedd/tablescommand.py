@@ -1,14 +1,33 @@
 """The command `moedd tables`: its arguments. What it does is in `papertables`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class _Tables(TyperCommand):
+    """A command whose option `--ray` may stand without a value, which Typer has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_ray_value(args))
+
+
+def with_ray_value(args: list[str]) -> list[str]:
+    """The arguments, with `auto` after a `--ray` that no value follows."""
+    given: list[str] = []
+    for number, word in enumerate(args):
+        given.append(word)
+        after = args[number + 1 : number + 2]
+        if word == "--ray" and (not after or after[0].startswith("-")):
+            given.append("auto")
+    return given
 
 
 def add_tables_command(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("tables")(tables)
+    app.command("tables", cls=_Tables)(tables)
 
 
 def tables(
@@ -73,9 +92,24 @@ def tables(
         str | None,
         typer.Option(help="Folder of records (default: $MOEDD_HOME/records/tables)."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at the same time.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cells at the same time (default: 1; with --ray: all that fit)."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each cell (default: cores / jobs).")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run cells as tasks of the Ray at HOST:PORT; alone: of one that is there, else "
+            "of one started here.",
+        ),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With --ray: 0.5, 1... (default: 1 where the cluster has any)."),
     ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints.")
@@ -131,6 +165,8 @@ def tables(
         jobs=jobs,
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
+        ray=ray,
+        gpus_per_cell=gpus_per_cell,
     )
     if report is not None and plan:
         raise UsageError("--plan and --report are both given: give one of them")
@@ -140,6 +176,8 @@ def tables(
         raise UsageError("--readme is given without --report: it shows a figure of the report")
     if note and report is None:
         raise UsageError("--note is given without --report: it is a sentence for the report")
+    if gpus_per_cell is not None and ray is None:
+        raise UsageError("--gpus-per-cell is given without --ray: it is what Ray gives each cell")
     if report is not None:
         run_report(asked, report, readme, note.rstrip("."))
     elif plan:

@@ -46,9 +46,16 @@ class Asked:
     profile: str | None = None
     evaluation_profile: str | None = None
     records: str | None = None
-    jobs: int = 1
+    jobs: int | None = None
     threads: int | None = None
     checkpoint_seconds: float = 60.0
+    ray: str | None = None
+    gpus_per_cell: float | None = None
+
+    @property
+    def at_once(self) -> int:
+        """Cells at the same time."""
+        return self.jobs or 1
 
     def options(self) -> Options:
         """Checked as far as no data are needed.
@@ -56,7 +63,7 @@ class Asked:
         Raises UsageError: anything that is no table, schedule, protocol, number.
         """
         protocol_recipe(self.protocol, self.epochs, self.best)
-        distilling = arithmetic(self.profile)
+        distilling = self._arithmetic(self.profile)
         repeats, repeats_of = _repeats(self.repeats)
         made = Options(
             tables=_tables(self.table),
@@ -75,7 +82,7 @@ class Asked:
             width=self.width,
             best=self.best,
             distilling=distilling,
-            evaluating=arithmetic(self.evaluation_profile or self.profile),
+            evaluating=self._arithmetic(self.evaluation_profile or self.profile),
         )
         made.check()
         return made
@@ -87,11 +94,16 @@ class Asked:
             for name, path in data_paths(self.on, self.data, tables).items()
         )
         cores = os.cpu_count() or 1
-        threads = self.threads or (torch.get_num_threads() if self.jobs == 1 else 0)
+        threads = self.threads or (torch.get_num_threads() if self.at_once == 1 else 0)
         return CellPlaces(
-            home(), self.records_folder(), data, threads or max(1, cores // self.jobs),
+            home(), self.records_folder(), data, threads or max(1, cores // self.at_once),
             self.checkpoint_seconds,
         )  # fmt: skip
+
+    def _arithmetic(self, profile: str | None) -> Arithmetic:
+        """On this machine, or where it is known whether cells have a GPU, there."""
+        gpus = self.gpus_per_cell
+        return arithmetic(profile, None if gpus is None else gpus > 0)
 
     def left_out(self, tables: Sequence[int]) -> list[str]:
         """The paper's data sets that one `--data DIR` leaves out."""
@@ -104,9 +116,13 @@ class Asked:
         return Path(self.records).expanduser() if self.records else own
 
 
-def arithmetic(profile: str | None) -> Arithmetic:
-    """A profile, resolved, with what it computes in on this machine."""
-    chosen = choose_profile(profile or "auto")
+def arithmetic(profile: str | None, on_gpu: bool | None = None) -> Arithmetic:
+    """A profile, resolved, with what it computes in on this machine, or on a GPU or CPU like that
+    of this machine."""
+    if on_gpu:
+        name = choose_profile(profile or "auto").name
+        return Arithmetic(name, "bfloat16" if name == "fast" else "float32")
+    chosen = choose_profile(profile or "auto", None if on_gpu is None else "cpu")
     return Arithmetic(chosen.name, chosen.precision)
 
 

@@ -12,12 +12,13 @@ from moedd.papertables.estimate import PlanCost, fitting_schedule, plan_cost
 from moedd.papertables.headline import write_headline
 from moedd.papertables.jobs import (
     Outcome,
+    Run,
     SetUnit,
     described,
-    run_here,
-    run_in_processes,
+    run_on_this_machine,
     set_of,
 )
+from moedd.papertables.onray import on_ray
 from moedd.papertables.page import write_report
 from moedd.papertables.places import CellPlaces, DataPlace, known_facts, read_data
 from moedd.papertables.plan import Options, Planned, plan_cells
@@ -53,7 +54,7 @@ def run_plan(asked: Asked, hours: float | None = None) -> None:
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours {hours} given; expected hours above 0, for example 0.5")
     work = _Work.of(asked, reading=False)
-    print_plan(work.cost(), asked.jobs, work.machine_text)
+    print_plan(work.cost(), asked.at_once, work.machine_text)
     for note in work.notes:
         print(f"note: {note}")
     if hours is not None:
@@ -63,16 +64,31 @@ def run_plan(asked: Asked, hours: float | None = None) -> None:
 
 def run_tables(asked: Asked) -> None:
     """`moedd tables`: run what is not done, show the tables."""
-    work = _Work.of(asked, reading=True)
     reporter = Reporter()
+    if asked.ray is None:
+        work, outcome = _run(asked, run_on_this_machine(asked.at_once), reporter)
+    else:
+        with on_ray(asked, reporter) as (settled, run):
+            work, outcome = _run(settled, run, reporter)
+    addresses = {item.address for item in work.planned}
+    known = {**work.done, **{record.config["cell"]: record for record in outcome.records}}
+    shown = [record for address, record in known.items() if address in addresses]
+    print_results(shown, work.options.tables)
+    _raise_failures(outcome, reporter)
+
+
+def _run(asked: Asked, run: Run, reporter: Reporter) -> "tuple[_Work, Outcome]":
+    """Plan, say what is to do, and do it."""
+    work = _Work.of(asked, reading=True)
     left = [item for item in work.planned if item.address not in work.done]
     for note in work.notes:
         reporter.say(f"note: {note}")
     done = len(work.planned) - len(left)
     reporter.say(
         f"{counted(len(work.planned), 'network')}, {done} done; about "
-        f"{duration(work.cost().seconds / asked.jobs)} left with {counted(asked.jobs, 'job')} of "
-        f"{counted(work.rates.machine.threads, 'thread')}; records go to {work.places.records}"
+        f"{duration(work.cost().seconds / asked.at_once)} left with "
+        f"{counted(asked.at_once, 'job')} of {counted(work.rates.machine.threads, 'thread')}; "
+        f"records go to {work.places.records}"
     )
 
     def told(item: Planned, record: Record, count: int) -> None:
@@ -81,15 +97,7 @@ def run_tables(asked: Asked) -> None:
             f"({duration(record.seconds)})"
         )
 
-    if asked.jobs == 1:
-        outcome = run_here(left, work.places, told, reporter)
-    else:
-        outcome = run_in_processes(left, work.places, told, asked.jobs)
-    addresses = {item.address for item in work.planned}
-    known = {**work.done, **{record.config["cell"]: record for record in outcome.records}}
-    shown = [record for address, record in known.items() if address in addresses]
-    print_results(shown, work.options.tables)
-    _raise_failures(outcome, reporter)
+    return work, run(left, work.places, told, reporter)
 
 
 def _raise_failures(outcome: Outcome, reporter: Reporter) -> None:

@@ -1,4 +1,4 @@
-"""Running many cells: one after another, or in several processes.
+"""Running many cells: one after another, in several processes, or by any other workers (`Workers`).
 
 The unit of work is a set to make or a network to train. A worker that is free takes the first unit
 of the plan whose set is there (or is not being made by another worker): no two wait for the same
@@ -7,11 +7,12 @@ out, the others go on. Workers end with the process that started them, however i
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import Protocol, TypeVar
 
 from moedd.papertables.cells import Cell, SetCell
 from moedd.papertables.places import CellPlaces
@@ -24,6 +25,8 @@ from moedd_loaders.records import Record
 
 SetUnit = tuple[str, SetCell]
 """A set to make: of which data, and the cell."""
+Unit = Planned | SetUnit
+"""What one worker does at a time: a network to train, or a set to make."""
 
 
 @dataclass
@@ -36,6 +39,17 @@ class Outcome:
 
 Told = Callable[[Planned, Record, int], None]
 """Called with each record, its plan, and how many cells are done."""
+
+
+Run = Callable[[Sequence[Planned], CellPlaces, Told, Reporter], Outcome]
+"""A way to run cells."""
+
+
+def run_on_this_machine(jobs: int) -> Run:
+    """So many cells at a time: one in this process, more in processes of their own."""
+    if jobs == 1:
+        return run_here
+    return lambda planned, places, told, _: run_in_processes(planned, places, told, jobs)
 
 
 def set_of(cell: Cell) -> SetUnit | None:
@@ -71,6 +85,11 @@ def run_here(
     return outcome
 
 
+def described_unit(unit: Unit) -> str:
+    """A cell or a set in words."""
+    return described(unit) if isinstance(unit, Planned) else described_set(unit)
+
+
 def described(item: Planned) -> str:
     """A cell in words."""
     cell = item.cell
@@ -87,7 +106,7 @@ def described_set(unit: SetUnit) -> str:
     return f"set {data}-{cell.methods}-{cell.ipc}x{cell.experts}{more}, seed {cell.seed}"
 
 
-class _Queue:
+class Queue:
     """The units in the order of the plan; what can be started next."""
 
     def __init__(self, planned: Sequence[Planned]) -> None:
@@ -96,10 +115,10 @@ class _Queue:
         self.making: set[SetUnit] = set()
         self.broken: set[SetUnit] = set()
 
-    def next(self) -> Planned | SetUnit | None:
+    def next(self) -> Unit | None:
         """The first unit that can be started now; None where all that is left must wait."""
         held: list[Planned] = []
-        found: Planned | SetUnit | None = None
+        found: Unit | None = None
         while self.waiting and found is None:
             item = self.waiting.popleft()
             unit = set_of(item.cell)
@@ -121,6 +140,73 @@ class _Queue:
         (self.ready if whole else self.broken).add(unit)
 
 
+Handle = TypeVar("Handle")
+"""What stands for a unit that a worker has begun."""
+
+
+class Workers(Protocol[Handle]):
+    """Who does the units: processes here, tasks elsewhere."""
+
+    def room(self) -> int:
+        """How many units may be begun at a time, now."""
+
+    def start(self, unit: Unit) -> Handle:
+        """Have a unit begun."""
+
+    def some_done(self, running: Mapping[Handle, Unit]) -> Iterable[Handle]:
+        """Wait until at least one of them is done; those that are."""
+
+    def result(self, handle: Handle) -> Record | None:
+        """The record of a network that is done; None of a set. Raises MoeddError: it failed."""
+
+
+def run_with(workers: Workers[Handle], planned: Sequence[Planned], told: Told) -> Outcome:
+    """All cells by these workers; what a worker raises that is no MoeddError ends the run."""
+    outcome, queue = Outcome(), Queue(planned)
+    running: dict[Handle, Unit] = {}
+    while True:
+        while len(running) < workers.room() and (unit := queue.next()) is not None:
+            running[workers.start(unit)] = unit
+        if not running:
+            return outcome
+        for handle in workers.some_done(running):
+            unit = running.pop(handle)
+            try:
+                record = workers.result(handle)
+            except MoeddError as error:
+                outcome.failed[described_unit(unit)] = error
+                if not isinstance(unit, Planned):
+                    queue.made(unit, whole=False)
+                continue
+            if isinstance(unit, Planned):
+                assert record is not None
+                outcome.records.append(record)
+                told(unit, record, len(outcome.records))
+            else:
+                queue.made(unit, whole=True)
+
+
+class _Processes:
+    """Workers that are processes of this machine."""
+
+    def __init__(self, pool: ProcessPoolExecutor, places: CellPlaces, jobs: int) -> None:
+        self.pool, self.places, self.jobs = pool, places, jobs
+
+    def room(self) -> int:
+        return self.jobs
+
+    def start(self, unit: Unit) -> Future[Record | None]:
+        return self.pool.submit(_work, _plain(unit), self.places)
+
+    def some_done(
+        self, running: Mapping[Future[Record | None], Unit]
+    ) -> set[Future[Record | None]]:
+        return wait(running, return_when=FIRST_COMPLETED).done
+
+    def result(self, handle: Future[Record | None]) -> Record | None:
+        return handle.result()
+
+
 def run_in_processes(
     planned: Sequence[Planned], places: CellPlaces, told: Told, jobs: int
 ) -> Outcome:
@@ -128,18 +214,9 @@ def run_in_processes(
 
     Raises MoeddError: a worker was killed from outside.
     """
-    outcome, queue = Outcome(), _Queue(planned)
-    running: dict[Future[Record | None], Planned | SetUnit] = {}
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent)
     try:
-        while True:
-            while len(running) < jobs and (unit := queue.next()) is not None:
-                running[pool.submit(_work, _plain(unit), places)] = unit
-            if not running:
-                return outcome
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                _take(future, running.pop(future), queue, outcome, told)
+        return run_with(_Processes(pool, places, jobs), planned, told)
     except BrokenProcessPool:
         raise MoeddError(
             "a worker process was killed from outside (was memory short?): finished cells are "
@@ -149,32 +226,7 @@ def run_in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _take(
-    future: Future[Record | None],
-    unit: Planned | SetUnit,
-    queue: _Queue,
-    outcome: Outcome,
-    told: Told,
-) -> None:
-    """What a worker gave back."""
-    try:
-        record = future.result()
-    except MoeddError as error:
-        if isinstance(unit, Planned):
-            outcome.failed[described(unit)] = error
-        else:
-            queue.made(unit, whole=False)
-            outcome.failed[described_set(unit)] = error
-        return
-    if isinstance(unit, Planned):
-        assert record is not None
-        outcome.records.append(record)
-        told(unit, record, len(outcome.records))
-    else:
-        queue.made(unit, whole=True)
-
-
-def _plain(unit: Planned | SetUnit) -> Cell | SetUnit:
+def _plain(unit: Unit) -> Cell | SetUnit:
     return unit.cell if isinstance(unit, Planned) else unit
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from moedd.distill import Effort, Places, distill
 from moedd.evaluate import (
@@ -30,6 +29,7 @@ from moedd.evaluate import (
     train_and_test,
 )
 from moedd.experts.observer import Observer
+from moedd.papertables.alone import alone
 from moedd.papertables.cells import (
     Cell,
     Facts,
@@ -43,8 +43,9 @@ from moedd.papertables.cells import (
     teacher_config,
 )
 from moedd.papertables.cost import network_operations, set_cost
+from moedd.papertables.handover import hand, handed, take
 from moedd.papertables.places import CellPlaces, read_data
-from moedd.papertables.store import append_cell, find_cell
+from moedd.papertables.store import find_cell
 from moedd.profile import Profile, choose_profile
 from moedd.progress import Reporter
 from moedd.protocols import data_recipe, set_recipe
@@ -84,7 +85,7 @@ def make_set(
     real = read_data(places.of(data))
     facts = Facts.of(real)
     target = set_folder(cell, facts, places)
-    with _alone(places, target.name), _threads(places):
+    with alone(places.home, target.name), _threads(places):
         if not (target / MANIFEST).is_file():
             distill(
                 set_config(cell, facts), real, Places(places.home, target, target.name),
@@ -98,10 +99,19 @@ def make_set(
 def run_cell(cell: Cell, places: CellPlaces, reporter: Reporter | None = None) -> Record:
     """The record of one cell: the one that is there, else of a network trained now on its set,
     which is made if it is not there."""
+    record = hand_cell(cell, places, reporter)
+    take(places, record)
+    return record
+
+
+def hand_cell(cell: Cell, places: CellPlaces, reporter: Reporter | None = None) -> Record:
+    """As `run_cell`, and a record that is new is left for the caller to `take`: this may be another
+    machine than the one whose folder of records it is."""
     facts = Facts.of(read_data(places.of(cell.data)))
     address, name = cell_address(cell, facts), record_name(cell)
-    with _alone(places, f"cell-{address}", leave=False):
-        found = find_cell(places.records, name, address)
+    with alone(places.home, f"cell-{address}", leave=False):
+        # In this order: what is taken in between is found in the folder.
+        found = handed(places.home, address) or find_cell(places.records, name, address)
         return found or _trained(cell, address, places, reporter or Reporter(quiet=True))
 
 
@@ -128,8 +138,9 @@ def _trained(cell: Cell, address: str, places: CellPlaces, reporter: Reporter) -
         )  # fmt: skip
         record = _record(cell, address, ground, tested, real, profile)
     if ground.folder is not None:
-        append_records(ground.folder, [record], record.set_hash)
-    append_cell(places.records, record.set_name, record)
+        with alone(places.home, f"records-of-{ground.folder.name}"):
+            append_records(ground.folder, [record], record.set_hash)
+    hand(places.home, record)
     state.forget()
     return record
 
@@ -267,19 +278,6 @@ def _record(
 def _job(cell: Cell) -> Job:
     draw = cell.on.draw if isinstance(cell.on, RandomCell) else 0
     return Job(Row(cell.identity.variant, cell.fuse, draw), cell.network, cell.repeat)
-
-
-@contextmanager
-def _alone(places: CellPlaces, what: str, leave: bool = True) -> Iterator[None]:
-    """Nobody else does `what` at the same time. The lock's file may go when `what` is done: who
-    waited for it, and who comes later, find it done."""
-    folder = places.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{what}.lock"
-    with FileLock(path):
-        yield
-        if not leave:
-            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from tablefactories import SETTINGS, method_settings, record
 
 from moedd.papertables.rows import Identity
 from moedd.papertables.store import append_cell, read_cells
+from moedd.tablescommand import with_ray_value
 from moedd_loaders.records import Record
 
 
@@ -92,6 +94,46 @@ def test_a_cell_that_fails_is_told_and_decides_the_exit_code(home: Path) -> None
     done = {tuple(r.config["set"]["row"]) for r in kept(home)}
     assert ("diversity.estimator=unbiased",) in done
     assert () in done
+
+
+# ----------------------------------------------------------------------------------- ray
+
+
+def test_without_ray_the_same_cells_run_one_after_another(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    told = cli(*arguments("--only", "idc", "--ray", "--networks", "convnet1"))
+    assert told.code == 0, told.err
+    (said,) = [line for line in told.err.splitlines() if line.startswith("Ray ")]
+    assert said == (
+        'Ray is not installed (pip install "moedd[ray]"): the cells run one after another on this '
+        "machine"
+    )
+    assert len(kept(home)) == 3
+
+
+def test_a_ray_that_does_not_answer_is_one_sentence(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    told = cli(*arguments("--only", "idc", "--ray", address))
+    assert told.code == 6
+    assert f"--ray {address} cannot be reached" in told.sentence
+    assert not (home / "sets").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["--ray"], ["--ray", "auto"]),
+        (["--ray", "--jobs", "2"], ["--ray", "auto", "--jobs", "2"]),
+        (["--ray", "a:1", "--jobs", "2"], ["--ray", "a:1", "--jobs", "2"]),
+        (["--ray=a:1", "--plan"], ["--ray=a:1", "--plan"]),
+        (["--jobs", "2"], ["--jobs", "2"]),
+    ],
+)
+def test_ray_may_stand_alone(given: list[str], wanted: list[str]) -> None:
+    assert with_ray_value(given) == wanted
 
 
 # ---------------------------------------------------------------------------------- kill
@@ -224,6 +266,9 @@ def test_a_report_is_written_from_the_records(home: Path, tmp_path: Path) -> Non
         (["--schedule", "soon"], "unknown schedule 'soon'"),
         (["--schedule", "idc=2"], "a fraction is above 0 and at most 1"),
         (["--protocol", "uncommon"], "unknown protocol 'uncommon'"),
+        (["--gpus-per-cell", "1"], "--gpus-per-cell is given without --ray"),
+        (["--ray", "nonsense"], "--ray nonsense given; expected HOST:PORT"),
+        (["--ray", "--gpus-per-cell", "1.5"], "expected a part of one GPU"),
         (["--best"], "protocol common tests once"),
         (["--hours", "1"], "--hours is given without --plan"),
         (["--readme", "x.md"], "--readme is given without --report"),

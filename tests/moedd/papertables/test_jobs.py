@@ -16,7 +16,7 @@ from moedd.papertables import jobs
 from moedd.papertables.cells import SetCell
 from moedd.papertables.jobs import (
     Outcome,
-    _Queue,
+    Queue,
     described,
     described_set,
     run_here,
@@ -52,7 +52,7 @@ def ignore(item: Planned, record: Record, count: int) -> None:
 def test_a_free_worker_takes_the_first_unit_that_can_be_started() -> None:
     items = two_sets()
     first, second = (set_of(items[n].cell) for n in (0, 3))
-    queue = _Queue(items)
+    queue = Queue(items)
     assert queue.next() == first  # its networks wait for it
     assert queue.next() == second  # another worker does not
     assert queue.next() is None
@@ -66,7 +66,7 @@ def test_a_free_worker_takes_the_first_unit_that_can_be_started() -> None:
 
 def test_real_images_wait_for_nothing() -> None:
     items = plan(groups=("paper", "fair"), only=("idc_i",))
-    queue = _Queue(items)
+    queue = Queue(items)
     started = [queue.next() for _ in range(3)]
     assert [type(unit) for unit in started] == [tuple, tuple, Planned]
     assert isinstance(started[2], Planned)
@@ -75,7 +75,7 @@ def test_real_images_wait_for_nothing() -> None:
 
 def test_what_needs_a_broken_set_is_left_out() -> None:
     items = two_sets()
-    queue = _Queue(items)
+    queue = Queue(items)
     broken = queue.next()
     assert isinstance(broken, tuple)
     queue.made(broken, whole=False)

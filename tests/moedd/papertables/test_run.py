@@ -25,7 +25,7 @@ from moedd.papertables.cells import (
 from moedd.papertables.cost import is_prepared, network_operations, preparations, set_cost
 from moedd.papertables.lines import line_key
 from moedd.papertables.places import CellPlaces, DataPlace, read_data
-from moedd.papertables.run import make_set, run_cell, set_folder
+from moedd.papertables.run import hand_cell, make_set, run_cell, set_folder
 from moedd.papertables.store import read_cells
 from moedd.profile import Profile
 from moedd.protocols import protocol_recipe
@@ -209,6 +209,20 @@ def test_a_network_is_trained_once(at: CellPlaces, monkeypatch: pytest.MonkeyPat
     run_cell(cell(), replace(at, records=at.home / "other"))
     assert len(calls) == 2
     assert not any(path.name.startswith("cell-") for path in (at.home / "locks").iterdir())
+
+
+def test_a_record_that_nobody_took_is_taken_by_the_next(
+    at: CellPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked was killed after the network was tested."""
+    calls = counted(monkeypatch, "train_and_test")
+    left = hand_cell(cell(), at)
+    assert read_cells(at.records) == {}
+    assert hand_cell(cell(), at) == left
+    assert run_cell(cell(), at) == left
+    assert len(calls) == 1
+    assert list(read_cells(at.records).values()) == [left]
+    assert list((at.home / "handed").iterdir()) == []
 
 
 def test_three_at_one_cell_train_it_once(at: CellPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
