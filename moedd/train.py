@@ -67,12 +67,9 @@ class Recipe:
 TEST_BATCH = 250  # images; divides the 10,000 of CIFAR's test split
 
 
-def test_batch(size: tuple[int, int], device: str) -> int:
-    """Images of (height, width) `size` that go through a network at once where nothing is learned:
-    on a CPU as many pixels as `TEST_BATCH` images of 32x32 have, at most."""
-    if device != "cpu":
-        return TEST_BATCH
-    return max(1, min(TEST_BATCH, TEST_BATCH * 32 * 32 // (size[0] * size[1])))
+def test_batch(network: Network, profile: Profile) -> int:
+    """Images that go through a network at once where nothing is learned."""
+    return min(TEST_BATCH, profile.images_at_once(network.size))
 
 
 Augment = Callable[[Tensor], Tensor]
@@ -221,7 +218,7 @@ def accuracy(
     state = {name: tensor.to(profile.device) for name, tensor in state_of(network).items()}
     right = torch.zeros((), dtype=torch.int64, device=profile.device)
     images, labels = on_device(images, profile.device), upload(labels, profile.device)
-    batch = batch or test_batch(network.size, profile.device)
+    batch = batch or test_batch(network, profile)
     for start, y in zip(range(0, len(images), batch), labels.split(batch), strict=True):
         x = images[start : start + batch]
         logits = functions.logits(state, prepare(x), whole=len(x) == batch)

@@ -100,7 +100,7 @@ class FeatureCoreset(Coreset):
         Raises NonFiniteError: they are not numbers, and no choice by them would mean anything.
         """
         batches = []
-        for batch in rows.split(test_batch(self.part.shape[1:], self.profile.device)):
+        for batch in rows.split(test_batch(self.pool.network, self.profile)):
             images = self.part.normalized(batch)
             features, _ = self.arithmetic.features(self.network.parameters, images)
             batches.append(features.cpu().double())

@@ -74,7 +74,7 @@ class Observer:
         columns = self.columns(classes)
         exact = replace(self.profile, precision="float32").for_work(0)
         functions = arithmetic(template(self.network, training=False), exact)
-        most = test_batch(self.network.size, self.profile.device)
+        most = test_batch(self.network, self.profile)
         batches = [
             functions.logits(self.state, batch, whole=len(batch) == most)
             for batch in images.split(most)
