@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memoryfactories import Watched, parquet_of_classes, watched
+
+from benchmarks.memory import Watched, parquet_of_classes, watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
