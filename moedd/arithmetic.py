@@ -86,11 +86,20 @@ class Arithmetic:
         The gradient is that of the squared distance between the mean features plus `weight` times
         the cross-entropy (IDM notes, sections 5 and 6). The network is frozen, one forward pass
         serves both terms."""
-        with torch.no_grad():
-            target = self._target(parameters, real)
+        target = self._target_of(parameters, real)
         labels = classes[:, None].expand(-1, images.shape[1])
         scale = images.new_full((), weight)
         return self._idm(parameters, target, images, labels, scale)
+
+    def _target_of(self, parameters: Parameters, real: Tensor) -> Tensor:
+        """Mean features (classes, d) of real images, large ones some at a time."""
+        count = real.shape[1]
+        most = max(1, self.profile.images_at_once(self.network.size) // len(real))
+        with torch.no_grad():
+            if count <= most + 6:  # batches of 256 images of 32x32 are one
+                return self._target(parameters, real)
+            means = [self._target(parameters, some) * some.shape[1] for some in real.split(most, 1)]
+            return torch.stack(means).sum(0) / count
 
     def student_gradient(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """MTT: gradient (P,) of the mean cross-entropy of images (n, C, H, W) and labels (n,) with

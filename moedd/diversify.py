@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from moedd.arithmetic import arithmetic
 from moedd.diversity import DiversityConfig, DiversityLoss, draw_pairs, weight_for_ratio
@@ -31,10 +32,29 @@ def features(
     layer: str,
     profile: Profile | None = None,
 ) -> Tensor:
-    """Features (n, d) of normalised images under a stored network, with a graph to the images."""
-    functions = arithmetic(pool.network, (profile or Profile()).for_work(0))
-    embedding, logits = functions.features(network.parameters, images)
-    return embedding if layer == "embedding" else logits
+    """Features (n, d) of normalised images under a stored network, with a graph to the images.
+
+    Where the images are too many to go through at once, what their graph needs is not kept but
+    computed again, batch by batch, when it is asked for.
+    """
+    profile = (profile or Profile()).for_work(0)
+    functions = arithmetic(pool.network, profile)
+
+    def of(batch: Tensor) -> Tensor:
+        embedding, logits = functions.features(network.parameters, batch)
+        return embedding if layer == "embedding" else logits
+
+    most = profile.images_at_once(pool.network.size)
+    if len(images) <= most:
+        return of(images)
+    if not images.requires_grad:
+        return torch.cat([of(batch) for batch in images.split(most)])
+    return torch.cat(
+        [
+            checkpoint(of, batch, use_reentrant=False, preserve_rng_state=False)
+            for batch in images.split(most)
+        ]
+    )
 
 
 def diversity_step(

@@ -30,6 +30,7 @@ from moedd.rowdata import (
     fusion_of,
     random_images,
     row_images,
+    whitened,
 )
 from moedd.streams import Streams
 from moedd.train import Recipe, Trainer, accuracy
@@ -293,7 +294,7 @@ def _seen(images: Images, real: RealData, whitening: Whitening | None) -> tuple[
         return images, real
     channels = real.shape[0]
     plain = replace(real, mean=(0.0,) * channels, std=(1.0,) * channels)
-    return (whitening.whiten(images[0]), *images[1:]), plain
+    return (whitened(images[0], whitening), *images[1:]), plain
 
 
 def job_identity(

@@ -6,13 +6,14 @@ amiss, with the reasons, so that the caller can list everything in one message.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,17 @@ from moedd.imageread import (
     fit_channels,
     fit_size,
 )
+from moedd.pixels import ImageWriter, in_batches, memory_limit
+from moedd.pixels import Pixels as StoredPixels
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = ["BadImage", "FileSlice", "Item", "ScanProgress", "Scanned", "scan"]
 
-CHUNK = 128
-"""Images per task of the thread pool: enough to hide the cost of a task, little to hold."""
+CHUNK, CHUNK_BYTES = 128, 4 * 2**20
+"""Images per task of the thread pool, and bytes of them, decoded or encoded: enough to hide the
+cost of a task, little to hold."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Scanned:
     how many there are.
     """
 
-    images: Tensor
+    images: StoredPixels
     labels: Tensor
     read: int = 0
     bad: list[BadImage] = field(default_factory=list)
@@ -173,9 +177,17 @@ def _read_chunk(
     return chunk
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, CHUNK)):
+def _chunks(items: Iterable[Item], most: Callable[[], int]) -> Iterator[list[Item]]:
+    """Lists of at most `most()` items, and of not much more than `CHUNK_BYTES` encoded bytes."""
+    part: list[Item] = []
+    held = 0
+    for item in items:
+        part.append(item)
+        held += len(item.data) if isinstance(item.data, bytes) else 0
+        if len(part) >= most() or held >= CHUNK_BYTES:
+            yield part
+            part, held = [], 0
+    if part:
         yield part
 
 
@@ -187,14 +199,17 @@ def scan(
     convert: bool,
     size: tuple[int, int] | None,
     progress: ScanProgress,
+    total: int | None = None,
 ) -> Scanned:
     """Reads all `items` (at most `count`), in order, on a few threads; see `Scanned`.
 
+    `total`: how many images the data set has in all its splits, which decides whether it is kept
+    in memory. Only a few tasks' images are in memory beside those.
     `channels` 1 or 3 is the declared number; an image of the other kind is converted if `convert`,
     else reported. None: grey if every image is grey, else RGB with grey images replicated.
     """
     result = Scanned(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    store = _Store(count)
+    store = _Store(count, total or count)
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Chunk]] = deque()
@@ -211,14 +226,15 @@ def scan(
                 store.add(where, label, pixels)
             progress.advance(len(chunk.kept) + len(chunk.bad) + len(chunk.wrong))
 
-        for part in _chunks(items):
+        for part in _chunks(items, store.chunk):
             # A bounded window: encoded bytes of a large Parquet file are never all in memory.
             waiting.append(pool.submit(_read_chunk, part, channels, convert, size))
-            if len(waiting) > 2 * workers:
+            while len(waiting) > (2 * workers if store.known else 0):
                 take()
         while waiting:
             take()
     result.mixed_size = store.mixed
+    _give_back()
     if store.mixed is None and result.wrong_channels is None:
         result.images, result.labels = store.tensors()
         if store.replicated:
@@ -226,42 +242,69 @@ def scan(
     return result
 
 
-class _Store:
-    """One growing block of pixels; turns from grey to RGB when the first RGB image arrives."""
+def _give_back() -> None:
+    """Let Arrow return what a Parquet file's pages took: it would keep it for its next file."""
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._pixels: Pixels | None = None
+
+class _Store:
+    """Pixels one after the other; turns from grey to RGB when the first RGB image arrives."""
+
+    def __init__(self, capacity: int, total: int) -> None:
+        self._capacity, self._total = capacity, total
+        self._writer: ImageWriter | None = None
         self._labels: list[int] = []
         self._first = ""
         self.replicated = 0
         self.mixed: tuple[str, tuple[int, int], str, tuple[int, int]] | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether an image has told the size of all."""
+        return self._writer is not None or self.mixed is not None
+
+    def chunk(self) -> int:
+        """Images to decode in one task: one, until it is known how large they are."""
+        if self._writer is None:
+            return CHUNK if self.mixed is not None else 1
+        return max(1, min(CHUNK, CHUNK_BYTES // math.prod(self._writer.shape)))
+
     def add(self, where: str, label: int, pixels: Pixels) -> None:
         if self.mixed is not None:
             return
-        if self._pixels is None:
+        channels, height, width = pixels.shape
+        if self._writer is None:
             self._first = where
-            self._pixels = np.empty((self._capacity, *pixels.shape), np.uint8)
-        have, new = self._pixels.shape[2:], pixels.shape[1:]
-        if have != new:
-            self.mixed = self._first, (have[0], have[1]), where, (new[0], new[1])
-            self._pixels = None  # the scan goes on for its list of bad files, without pixels
+            self._writer = self._begun((channels, height, width))
+        have = self._writer.shape
+        if have[1:] != (height, width):
+            self.mixed = self._first, (have[1], have[2]), where, (height, width)
+            self._writer = None  # the scan goes on for its list of bad files, without pixels
             return
-        number = len(self._labels)
-        if pixels.shape[0] > self._pixels.shape[1]:
-            self._pixels = np.repeat(self._pixels, 3, axis=1)
-            self.replicated = number
-        elif pixels.shape[0] < self._pixels.shape[1]:
+        if channels > have[0]:
+            self._replicate()
+        elif channels < have[0]:
             self.replicated += 1
-        self._pixels[number] = pixels
+            pixels = np.repeat(pixels, 3, axis=0)
+        self._writer.add(pixels)
         self._labels.append(label)
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
+    def _begun(self, shape: tuple[int, int, int]) -> ImageWriter:
+        return ImageWriter(self._capacity, shape, self._total * math.prod(shape) <= memory_limit())
+
+    def _replicate(self) -> None:
+        """All images so far were grey, and this is no grey data set."""
+        assert self._writer is not None
+        _, height, width = self._writer.shape
+        grey, self._writer = self._writer.finish(), self._begun((3, height, width))
+        for batch in in_batches(grey):
+            for pixels in batch.numpy():
+                self._writer.add(np.repeat(pixels, 3, axis=0))
+        self.replicated = len(grey)
+
+    def tensors(self) -> tuple[StoredPixels, Tensor]:
         labels = torch.tensor(self._labels, dtype=torch.int64)
-        if self._pixels is None:
+        if self._writer is None:
             return torch.empty((0, 1, 0, 0), dtype=torch.uint8), labels
-        pixels = self._pixels[: len(self._labels)]
-        if len(pixels) < self._capacity:
-            pixels = pixels.copy()  # let go of the rows that bad files left unused
-        return torch.from_numpy(pixels), labels
+        return self._writer.finish(), labels

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moedd.ondevice import per_channel, upload
+from moedd.ondevice import per_channel
+from moedd.pixels import Pixels, on_device, rows_of, subset
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd_loaders.errors import DataError
@@ -24,12 +25,13 @@ PartRule = Literal["stratified", "all"]
 class PartData:
     """Real images of one expert, kept as uint8.
 
-    `images` (n, C, H, W) uint8, `labels` (n,) int64, `rows[c]` the positions of class c in the
-    order this part holds them; `mean`/`std` per channel in unit space.
+    `images` (n, C, H, W) uint8, a tensor or left on the host (`pixels.HostImages`); `labels` (n,)
+    int64, `rows[c]` the positions of class c in the order this part holds them; `mean`/`std` per
+    channel in unit space.
     """
 
     data: str
-    images: Tensor
+    images: Pixels
     labels: Tensor
     rows: tuple[Tensor, ...]
     classes: tuple[str, ...]
@@ -49,14 +51,16 @@ class PartData:
         return channels, height, width
 
     def to(self, device: str) -> "PartData":
-        """The same part with its images and labels on `device`; rows stay on the host."""
+        """The same part for work on `device`: its labels are there, and its images where all
+        parts of the data together are few enough (`pixels.on_device`); rows stay on the host."""
         if self.images.device.type == device:
             return self
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        images = on_device(self.images, device, copies=self.of)
+        return replace(self, images=images, labels=self.labels.to(device))
 
     def unit(self, rows: Tensor) -> Tensor:
         """Images at `rows` in unit space: float32, 0 black, 1 white."""
-        return self.images[upload(rows, self.images.device)].to(torch.float32) / 255
+        return rows_of(self.images, rows).to(torch.float32) / 255
 
     def normalized(self, rows: Tensor) -> Tensor:
         """Images at `rows` in normalised space: float32, mean 0 and std 1 per channel."""
@@ -131,7 +135,7 @@ def _part(real: RealData, shares: list[Tensor], rule: PartRule, of: int, index: 
     starts = [0, *ends[:-1]]
     return PartData(
         data=real.data,
-        images=real.train.images[chosen],
+        images=subset(real.train.images, chosen),
         labels=real.train.labels[chosen],
         rows=tuple(torch.arange(a, b) for a, b in zip(starts, ends, strict=True)),
         classes=tuple(real.classes),

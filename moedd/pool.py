@@ -97,8 +97,8 @@ def network_recipe(config: PoolConfig) -> Recipe:
 
 def real_batch(part: PartData, rows: Tensor) -> Fetch:
     """One batch of real images, for a trainer."""
-    rows = upload(rows, part.images.device)
-    return lambda augment, _: (augment(part.normalized(rows)), part.labels[rows])
+    labels = part.labels[upload(rows, part.labels.device)]
+    return lambda augment, _: (augment(part.normalized(rows)), labels)
 
 
 def pool_key(

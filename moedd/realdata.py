@@ -1,12 +1,14 @@
-"""Real data as uint8 tensors: `load_real("cifar10")`, `load_real("mine", path="folder")`.
+"""Real data as uint8 pixels: `load_real("cifar10")`, `load_real("mine", path="folder")`.
 
 Whatever the source (scikit-learn's digits, a local folder, the Hub), every image is read and
 checked before anything is distilled, brought to one size and 1 or 3 channels by stated rules, and
-kept on the host. What was decided on the way is in `RealData.notes`, for the manifest.
+kept on the host, in memory or in a file (`pixels.py`). What was decided on the way is in
+`RealData.notes`, for the manifest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 from moedd.datatable import DATA, DataSpec, unknown_data
 from moedd.imageread import RULES, fit_channels, fit_size
 from moedd.imagescan import BadImage, Scanned, ScanProgress, scan
+from moedd.pixels import ImageWriter, in_batches, memory_limit
 from moedd.readers import ACCEPTED, Opened, SplitSource, open_image_folder, open_tars
 from moedd.realsplit import HOLDOUT, RealData, RealSplit, fingerprint, stratified_holdout
 from moedd_loaders.errors import DataError, UsageError
@@ -181,7 +184,7 @@ def _read(
     found: dict[str, Scanned] = {}
     with ScanProgress(total, f"Reading {data}") as progress:
         for split, source in sources.items():
-            if split == "test" and declared is None and found["train"].images.ndim == 4:
+            if split == "test" and declared is None and len(found["train"].images.shape) == 4:
                 # Undeclared channels are what training data have; grey can join colour, no more.
                 declared = found["train"].images.shape[1]
                 convert = declared == 3
@@ -192,6 +195,7 @@ def _read(
                 convert=convert,
                 size=size,
                 progress=progress,
+                total=total,
             )
     bad = [entry for scanned in found.values() for entry in scanned.bad]
     if bad and not skip_bad:
@@ -275,10 +279,13 @@ def _constants(
         return spec.mean * 3, spec.std * 3
     notes.append("mean and standard deviation computed from the training split")
     levels = torch.arange(256, dtype=torch.float64) / 255
+    # Histograms make this exact, and need no float copy of the images.
+    found = np.zeros((channels, 256), np.int64)
+    for batch in in_batches(train.images):
+        for channel in range(channels):
+            found[channel] += np.bincount(batch[:, channel].numpy().ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(channels):
-        # A histogram makes this exact, and needs no float copy of the images.
-        counts = np.bincount(train.images[:, channel].numpy().ravel(), minlength=256)
+    for counts in found:
         weight = torch.from_numpy(counts).double() / counts.sum()
         mean = (weight * levels).sum()
         std = (weight * (levels - mean) ** 2).sum().sqrt().item()
@@ -300,14 +307,16 @@ def _digits(
         "scikit-learn's digits: value / 16, stored as round(value * 255 / 16)",
         f"no test split in the data; held out: {HOLDOUT}",
     ]
-    images = []
+    height, width = size or (8, 8)
+    shape = (channels or 1, height, width)
+    images = ImageWriter(len(pixels), shape, len(pixels) * math.prod(shape) <= memory_limit())
     rules: set[str | None] = set()
     for grey in pixels:
         image, replicated = fit_channels(grey, channels or 1)
-        image, resized = fit_size(image, size or (8, 8))
-        images.append(image)
+        image, resized = fit_size(image, (height, width))
+        images.add(image)
         rules |= {replicated, resized}
     notes += [f"all images: {RULES[rule]}" for rule in sorted(rule for rule in rules if rule)]
-    whole = RealSplit(torch.from_numpy(np.stack(images)), labels)
+    whole = RealSplit(images.finish(), labels)
     train, test = stratified_holdout(labels, spec.classes)
     return (whole.subset(train), whole.subset(test)), notes

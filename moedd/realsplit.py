@@ -1,4 +1,4 @@
-"""What real data are once they are in memory: `RealData`, its splits, and their identity."""
+"""What real data are once they are read: `RealData`, its splits, and their identity."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moedd.ondevice import per_channel
+from moedd.pixels import Pixels, in_batches, subset
 from moedd_loaders.errors import DataError
 
 __all__ = ["HOLDOUT", "RealData", "RealSplit", "fingerprint", "stratified_holdout"]
@@ -22,9 +23,13 @@ HOLDOUT = "one in five images of each class, chosen by a fixed hash of class and
 
 @dataclass(frozen=True)
 class RealSplit:
-    """Pixels uint8 (N, C, H, W), 0 = black and 255 = white, and class indices int64 (N,)."""
+    """Pixels uint8 (N, C, H, W), 0 = black and 255 = white, and class indices int64 (N,).
 
-    images: Tensor
+    Many images are not a tensor but stay in a file (`pixels.HostImages`), and a subset of them
+    copies none.
+    """
+
+    images: Pixels
     labels: Tensor
 
     def __len__(self) -> int:
@@ -33,7 +38,7 @@ class RealSplit:
     def subset(self, index: Tensor | Sequence[int]) -> RealSplit:
         """The rows `index`, in that order."""
         rows = torch.as_tensor(index, dtype=torch.int64)
-        return RealSplit(self.images[rows], self.labels[rows])
+        return RealSplit(subset(self.images, rows), self.labels[rows])
 
     def class_rows(self, classes: int) -> list[Tensor]:
         """For each class, the int64 row numbers of its images, ascending."""
@@ -42,7 +47,7 @@ class RealSplit:
 
 @dataclass(frozen=True)
 class RealData:
-    """A data set in memory and everything a manifest has to say about it.
+    """A data set that was read and everything a manifest has to say about it.
 
     `classes` are the names in label order, `class_order` the rule of that order. `mean` and `std`
     are per channel in unit space (pixel / 255). `fingerprint` covers classes and both splits.
@@ -105,7 +110,8 @@ def fingerprint(classes: Sequence[str], *splits: RealSplit) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for split in splits:
         digest.update(split.labels.numpy().astype("<i8").tobytes())
-        digest.update(np.ascontiguousarray(split.images.numpy()).data)
+        for batch in in_batches(split.images):
+            digest.update(np.ascontiguousarray(batch.numpy()).data)
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from moedd.experts.mosaic import mosaics, shrink
+from moedd.pixels import Pixels, device_limit, memory_limit, size_in_bytes
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd.train import Augment, Fetch
+from moedd.zca import Whitening
 from moedd_loaders.dataset import DistilledDataset
 from moedd_loaders.decode import decode, decode_labels
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.fuse import FUSE_MODES, ExpertMix
 from moedd_loaders.manifest import ExpertEntry, TilesDecode
 from moedd_loaders.read import StoredSet
+from moedd_loaders.serving import ImageSource
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,37 @@ class Row:
         return {"random": "random real images", "full": "all real images"}[self.variant]
 
 
-Images = tuple[Tensor, Tensor, Tensor]
+Images = tuple[Tensor | ImageSource, Tensor, Tensor]
+"""Training images of a row float32 (N, C, H, W) in unit space, labels, expert ids."""
+
+
+class UnitImages:
+    """uint8 images as float32 in unit space, made when they are asked for: an `ImageSource`.
+
+    With `whitening` they come in that space instead.
+    """
+
+    def __init__(self, pixels: Pixels, whitening: Whitening | None = None) -> None:
+        self.pixels, self.whitening = pixels, whitening
+        self.shape: tuple[int, ...] = tuple(pixels.shape)
+        self.dtype = torch.float32
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """(n, C, H, W) float32 of these rows."""
+        images = self.pixels[torch.from_numpy(rows)].float() / 255
+        return images if self.whitening is None else self.whitening.whiten(images)
+
+    def everything(self) -> Tensor:
+        """All of them, as one tensor."""
+        return self.take(np.arange(len(self.pixels)))
+
+
+def whitened(images: Tensor | ImageSource, whitening: Whitening) -> Tensor | ImageSource:
+    """Images of a row in whitened space."""
+    if isinstance(images, Tensor):
+        return whitening.whiten(images)
+    assert isinstance(images, UnitImages)
+    return UnitImages(images.pixels, whitening)
 
 
 def fusion_of(fuse: str) -> tuple[str, float]:
@@ -114,9 +147,12 @@ def random_images(experts: Sequence[ExpertEntry], real: RealData, streams: Strea
 
 
 def full_images(real: RealData) -> Images:
-    """All real training images, as one expert."""
+    """All real training images, as one expert: a tensor where all of them as float32 take no more
+    than real data may take in memory, else made batch by batch."""
     labels = real.train.labels
-    return real.train.images.float() / 255, labels, torch.zeros_like(labels)
+    images = UnitImages(real.train.images)
+    small = 4 * size_in_bytes(images.pixels) <= memory_limit()
+    return images.everything() if small else images, labels, torch.zeros_like(labels)
 
 
 def row_images(row: Row, stored: StoredSet, real: RealData, seed: int) -> Images:
@@ -136,6 +172,10 @@ class TrainingData:
         self, row: Row, images: Images, real: RealData, seed: int, device: str = "cpu"
     ) -> None:
         pixels, labels, experts = images
+        if isinstance(pixels, UnitImages) and device != "cpu":
+            # On a device with room for all as floats they are put together there.
+            fits = 4 * size_in_bytes(pixels.pixels) <= device_limit(device)
+            pixels = pixels.everything() if fits else pixels
         soft = labels if labels.dim() == 2 else None
         hard = labels if soft is None else labels.argmax(1)
         self.plain = DistilledDataset(
@@ -150,10 +190,10 @@ class TrainingData:
                 pixels, hard, experts, classes=real.classes, mean=real.mean, std=real.std,
                 soft_labels=soft, normalize=True, seed=seed, fuse=mix,
             )  # fmt: skip
-        # The whole set lies on the device: batches are put together and augmented there.
-        whole = self.plain.images
-        assert isinstance(whole, Tensor)  # made from tensors, above
-        self.images = whole.to(device)
+        # The whole set lies on the device: batches are put together and augmented there. What does
+        # not fit comes in batches.
+        whole: Tensor | ImageSource = self.plain.images
+        self.images = whole.to(device) if isinstance(whole, Tensor) else whole
         self.targets = self.plain.served_targets.to(device)
 
     def __len__(self) -> int:

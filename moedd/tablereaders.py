@@ -38,8 +38,10 @@ HUB_ID = re.compile(
 )
 """NAMESPACE/NAME[:CONFIGURATION][@REVISION], matched in full."""
 
-ROWS = 1024
-"""Rows of a table read at once."""
+ROWS = 64
+"""Rows of a table read at once: the encoded images of so many are in memory."""
+PAGE_BYTES = 2**20
+"""What is read at once of a column of a Parquet file, which without it is read as a whole."""
 
 
 def _choose(
@@ -146,7 +148,7 @@ def open_parquet(root: Path, spec: DataSpec | None) -> Opened | None:
 def parquet_items(path: Path, root: Path, image: str, labels: list[int]) -> Iterator[Item]:
     shown = path.relative_to(root).as_posix()
     row = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=PAGE_BYTES) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=[image]):
             for data in batch.column(0).field("bytes").to_pylist():
                 # No bytes (a bare path): the scan lists it as an image of 0 bytes.

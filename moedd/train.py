@@ -26,6 +26,7 @@ from moedd.augment import (
 )
 from moedd.networks import Network
 from moedd.ondevice import upload
+from moedd.pixels import Pixels, on_device
 from moedd.profile import Profile
 from moedd.rdedaugment import augment_rded
 from moedd.streams import Streams
@@ -64,6 +65,12 @@ class Recipe:
 
 
 TEST_BATCH = 250  # images; divides the 10,000 of CIFAR's test split
+
+
+def test_batch(network: Network, profile: Profile) -> int:
+    """Images that go through a network at once where nothing is learned."""
+    return min(TEST_BATCH, profile.images_at_once(network.size))
+
 
 Augment = Callable[[Tensor], Tensor]
 Fetch = Callable[[Augment, bool], tuple[Tensor, Tensor]]
@@ -198,20 +205,22 @@ def shuffled_batches(n: int, batch: int, streams: Streams, start: int = 0) -> It
 
 def accuracy(
     network: Network,
-    images: Tensor,
+    images: Pixels,
     labels: Tensor,
     prepare: Callable[[Tensor], Tensor],
-    batch: int = TEST_BATCH,
+    batch: int | None = None,
     profile: Profile | None = None,
 ) -> float:
     """Share of right answers, 0 to 1. `prepare` turns stored rows (uint8), on the profile's
-    device, into network input."""
+    device, into network input; `batch` of them at a time (unset: `test_batch`)."""
     profile = (profile or Profile()).for_work(0)
     functions = arithmetic(template(network, training=False), profile)
     state = {name: tensor.to(profile.device) for name, tensor in state_of(network).items()}
     right = torch.zeros((), dtype=torch.int64, device=profile.device)
-    images, labels = upload(images, profile.device), upload(labels, profile.device)
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+    images, labels = on_device(images, profile.device), upload(labels, profile.device)
+    batch = batch or test_batch(network, profile)
+    for start, y in zip(range(0, len(images), batch), labels.split(batch), strict=True):
+        x = images[start : start + batch]
         logits = functions.logits(state, prepare(x), whole=len(x) == batch)
         right += (logits.argmax(1) == y).sum()
     return int(right) / len(labels)

@@ -264,8 +264,8 @@ class _Maker:
         whitening = self.whitening
         if whitening is None:
             return real_batch(self.part, rows)
-        rows = upload(rows, self.part.images.device)
-        images, labels = whitening.whiten(self.part.unit(rows)), self.part.labels[rows]
+        labels = self.part.labels[upload(rows, self.part.labels.device)]
+        images = whitening.whiten(self.part.unit(rows))
         return lambda augment, _: (augment(images), labels)
 
     def _finite(self, loss: float, number: int, epoch: int) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from moedd.experts.base import Expert, ExpertConfig, Space, register_expert
 from moedd.pool import StoredNetwork
-from moedd.train import TEST_BATCH
+from moedd.train import test_batch
 from moedd_loaders.errors import NonFiniteError, UsageError
 
 
@@ -100,7 +100,7 @@ class FeatureCoreset(Coreset):
         Raises NonFiniteError: they are not numbers, and no choice by them would mean anything.
         """
         batches = []
-        for batch in rows.split(TEST_BATCH):
+        for batch in rows.split(test_batch(self.pool.network, self.profile)):
             images = self.part.normalized(batch)
             features, _ = self.arithmetic.features(self.network.parameters, images)
             batches.append(features.cpu().double())

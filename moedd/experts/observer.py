@@ -25,7 +25,7 @@ from moedd.parts import PartData, cache_key
 from moedd.pool import Pool, real_batch
 from moedd.profile import Profile
 from moedd.streams import Streams
-from moedd.train import TEST_BATCH, Recipe, Trainer, shuffled_batches
+from moedd.train import TEST_BATCH, Recipe, Trainer, shuffled_batches, test_batch
 from moedd_loaders.errors import DataError, UsageError, unknown
 
 _HELD_OUT = 10  # one in so many images of a class is kept from training, to measure accuracy on
@@ -74,9 +74,10 @@ class Observer:
         columns = self.columns(classes)
         exact = replace(self.profile, precision="float32").for_work(0)
         functions = arithmetic(template(self.network, training=False), exact)
+        most = test_batch(self.network, self.profile)
         batches = [
-            functions.logits(self.state, batch, whole=len(batch) == TEST_BATCH)
-            for batch in images.split(TEST_BATCH)
+            functions.logits(self.state, batch, whole=len(batch) == most)
+            for batch in images.split(most)
         ]
         return torch.cat(batches)[:, columns]
 

@@ -37,4 +37,4 @@ def read_images(items: Iterable[Item], count: int, where: str) -> tuple[Tensor, 
     if not len(found.labels):
         raise DataError(f"{where} has no image")
     notes = [f"{n} images: {RULES[rule]}" for rule, n in sorted(found.rules.items())]
-    return found.images, found.labels, notes
+    return found.images[:], found.labels, notes

@@ -240,6 +240,7 @@ def _hash(on: RandomCell | FullCell, images: Images, real: RealData) -> str:
     if isinstance(on, FullCell):
         return real.fingerprint.removeprefix("sha256:")
     pixels, labels, experts = images
+    assert isinstance(pixels, torch.Tensor)  # only all of them may be anything else
     return content_sha256([str(n) for n in range(len(labels))], labels, experts, pixels)
 
 
