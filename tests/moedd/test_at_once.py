@@ -44,7 +44,7 @@ def test_how_many_go_through_at_once() -> None:
     sizes = {8: 4000, 32: 250, 64: 62, 224: 5, 1024: 1}
     assert {side: profile.images_at_once((side, side)) for side in sizes} == sizes
     assert replace(profile, device="cuda").images_at_once((64, 64)) == 1000
-    network = make_pool(random_data([4, 4], (3, 64, 64))).network
+    network = make_pool(random_data([4, 4], (3, 64, 64)), 1).network
     assert most_at_once(network, profile) == 62
     assert most_at_once(network, replace(profile, device="cuda")) == 250
 

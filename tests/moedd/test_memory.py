@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.activations import measured
 from benchmarks.memory import Watched, parquet_of_classes, watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -63,3 +64,16 @@ def test_validation_and_evaluating_with_all_real_images(data: Path, tmp_path: Pa
         "convnet1", "--width", "4", "--repeats", "1", "--epochs", "1", "--full", "--fuse", "none",
     )  # fmt: skip
     assert max(made.resident, tested.resident) < LIMIT
+
+
+def test_what_an_image_keeps_on_its_way_through_a_network() -> None:
+    """The figures of docs/scale.md, in units of its first block."""
+    stated = {
+        "training": 4.0,
+        "plain pass": 2.0,
+        "real images, gradient matching": 8.6,
+        "synthetic images, gradient matching": 16.6,
+        "synthetic images, feature matching": 8.6,
+        "student step": 16.6,
+    }
+    assert measured() == pytest.approx(stated, rel=0.1)
