@@ -66,7 +66,7 @@ def time_evaluation(book: Book, stored: StoredSet, plan: Plan, standins: Standin
             stage.seconds = first + len(jobs) * (making + once)
             stage.amount = (
                 f"{counted(len(jobs), 'network')} x {counted(recipe.passes, 'epoch')} of "
-                f"{len(images[0])} images"
+                f"{images[0].shape[0]} images"
             )
             stage.covers = f"training and the test on {len(real.test)} images"
 
