@@ -6,10 +6,7 @@ from rich.table import Table
 from moedd.dryrun.estimate import FORMATS, Estimate
 from moedd.tables import counted, duration
 
-_NOT_COVERED = (
-    "not covered: waiting for the Hub's downloads, other work on this machine, and what other "
-    "packages' methods prepare beyond what they made here"
-)
+_NOT_COVERED = "not covered: downloads of data that are here by now, and other work on this machine"
 
 
 def print_estimate(estimate: Estimate) -> None:

@@ -63,9 +63,16 @@ def test_steps_and_disk_of_a_run(dry: Dry, home: Path) -> None:
     assert [cost.checkpoint for cost in found.experts] == [10 * 64 * 4 * 2 + 16] * 2
 
 
-@pytest.mark.parametrize("methods", ["idm_plain+herding", "idc_i+dm", "dc+dsa+kcenter"])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "idm_plain+dc",
+        pytest.param("idc_i+dm+herding", marks=pytest.mark.slow),
+        pytest.param("dsa+kcenter", marks=pytest.mark.slow),
+    ],
+)
 def test_every_method_can_be_timed(methods: str, dry: Dry, home: Path) -> None:
-    """Others: see the tests around this one."""
+    """Others: see the tests around this one; `pytest -m slow tests/moedd/dryrun` does all."""
     names = methods.split("+")
     found = dry(f"digits-{methods}-1x{len(names)}")
     assert [cost.method for cost in found.experts] == names
@@ -116,6 +123,7 @@ def test_observers_teacher_and_evaluation(dry: Dry, home: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_whitening_is_fitted_once_and_told(dry: Dry, home: Path) -> None:
     parts = stages(dry("digits-mtt-1x1", "mtt.zca=true", "evaluation.protocol=mtt", evaluate=True))
     tiny_run(home, "digits-mtt-1x1", "mtt.zca=true")
