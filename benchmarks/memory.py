@@ -135,6 +135,7 @@ class Setting:
             own = [
                 *(f"mtt.syn_steps={self.syn_steps}", "mtt.steps=2", "mtt.trajectories=1"),
                 *("mtt.expert_epochs=1", "mtt.max_start_epoch=1", "mtt.batch_syn=50"),
+                *("mtt.step_size=1e-4", "mtt.lr_lr=1e-12", "mtt.lr_img=0.01"),
             ]
         given = [f"width={self.width}", *pool, *own]
         return [text for setting in given for text in ("--set", setting)]
