@@ -6,6 +6,7 @@ Shapes are CIFAR-10's (noise instead of pictures), ConvNet-3. Everything runs un
 """
 
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -89,6 +90,7 @@ def main() -> None:
     with joined() as ranks:
         home = Path(ranks.tell(tempfile.mkdtemp))
         result = measure(make_job(name, width, home), rounds, ranks)
+        ranks.tell(lambda: shutil.rmtree(home))
         if ranks.first:
             print(json.dumps(result))
 

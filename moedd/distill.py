@@ -182,7 +182,7 @@ def _iterate(
     total = max(steps)
     log: Log = JsonLog(run.log, state.log_position) if ranks.first else NoLog()
     reporter.begin("matching", total, state.tick)
-    meetings = Meetings(ranks, effort.checkpoint_seconds, _PREVIEW_SECONDS)
+    meetings = Meetings(ranks, effort.checkpoint_seconds, _PREVIEW_SECONDS, state.tick)
     began, before, kept = time.monotonic(), state.seconds, state.tick
 
     def keep() -> None:

@@ -95,7 +95,15 @@ def _choose_device() -> None:
     """A GPU of its own for every rank of a host, where there are any."""
     if not torch.cuda.is_available():
         return
-    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    own = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    if own is None and gpus > 1:
+        raise UsageError(
+            f"rank {os.environ['RANK']} cannot tell which of the {gpus} GPUs of its host is its "
+            "own: start the command with torchrun, or set LOCAL_RANK (0 for the first rank of a "
+            "host)"
+        )
+    local = int(own or "0")
     if local >= gpus:
         raise UsageError(
             f"rank {os.environ['RANK']} is number {local} (from 0) on its host, which has {gpus} "

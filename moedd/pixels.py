@@ -44,6 +44,7 @@ __all__ = [
     "in_batches",
     "memory_limit",
     "on_device",
+    "on_disk",
     "rows_of",
     "scratch_folder",
     "size_in_bytes",
@@ -57,6 +58,7 @@ BATCH_BYTES = 8 * 2**20
 
 _CPU = torch.device("cpu")
 _CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_OWN_GROUP = "/proc/self/cgroup"
 
 
 class ImageFile:
@@ -160,6 +162,12 @@ def rows_of(images: Pixels, rows: Tensor) -> Tensor:
     return images[upload(rows, images.device)]
 
 
+def on_disk(images: Pixels) -> int:
+    """Bytes of them that lie in a scratch file."""
+    filed = isinstance(images, HostImages) and isinstance(images.base, ImageFile)
+    return size_in_bytes(images) if filed else 0
+
+
 def in_batches(images: Pixels) -> Iterator[Tensor]:
     """All images in order, some megabytes at a time."""
     each = max(1, images.shape[1:].numel())
@@ -212,13 +220,32 @@ def _asked(name: str, default: int) -> int:
 def _ram() -> int:
     """Bytes of memory of this machine, or of its control group where that allows less."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for place in _CONTROL_GROUPS:
+    for place in (*_CONTROL_GROUPS, *_own_limits()):
         try:
             said = Path(place).read_text().strip()
         except OSError:
             continue
         if said.isdigit():  # else "max"
             found = min(found, int(said))
+    return found
+
+
+def _own_limits() -> list[str]:
+    """Where the limits of this process's group, and of those around it, stand: outside containers
+    (a job of Slurm, a unit of systemd) that is below the roots of the two versions."""
+    try:
+        lines = Path(_OWN_GROUP).read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for number, kinds, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        root, name = Path("/sys/fs/cgroup"), "memory.max"
+        if number != "0":
+            if "memory" not in kinds.split(","):
+                continue
+            root, name = root / "memory", "memory.limit_in_bytes"
+        own = root / path.lstrip("/")
+        found += [str(group / name) for group in (own, *own.parents) if root in group.parents]
     return found
 
 

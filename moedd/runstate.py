@@ -77,6 +77,9 @@ class RunFolder:
                 )
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # A process that was killed while it wrote left a part: nobody else is at this run now.
+        for part in self.folder.glob(f".{self.checkpoint.name}.*"):
+            part.unlink()
         if not self.checkpoint.exists():
             return False
         meta = load_meta(self.checkpoint)

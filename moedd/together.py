@@ -33,12 +33,12 @@ class Meetings:
     """When all ranks come together: about every two seconds, and at the end. A process of its own
     meets after every tick. The first rank's clock decides for all."""
 
-    def __init__(self, ranks: Ranks, checkpoint: float, picture: float) -> None:
-        """`checkpoint`, `picture`: seconds from one to the next."""
+    def __init__(self, ranks: Ranks, checkpoint: float, picture: float, at: int = 0) -> None:
+        """`checkpoint`, `picture`: seconds from one to the next; `at`: the tick that the run begins
+        or goes on from."""
         self.ranks, self.checkpoint, self.picture = ranks, checkpoint, picture
         self.saved = self.pictured = self.met = time.monotonic()
-        self.at = 0
-        self.next = 0
+        self.at = self.next = at
 
     def due(self, tick: int, total: int) -> bool:
         """Whether the ranks meet after this tick."""

@@ -98,6 +98,10 @@ class Pulse(threading.Thread):
         ended = [count == _ENDED.encode() for count, _ in list(self.heard.values())]
         return bool(self.failure) or all(ended)
 
+    def unheard(self) -> list[int]:
+        """The ranks that have not counted once."""
+        return [r for r in range(self.me.size) if r != self.me.rank and r not in self.heard]
+
     def silent(self, seconds: float) -> list[int]:
         """The ranks that had not counted for so long when this one last listened, and have not
         ended. (A busy machine may keep this rank from listening.)"""
@@ -164,6 +168,12 @@ class Watch(threading.Thread):
             if gone := self.pulse.silent(SILENT_SECONDS):
                 return self._sentence(gone, "is gone (killed, or its host or network is down)")
             time.sleep(0.1)
+        if unheard := self.pulse.unheard():
+            who = " and ".join(f"rank {rank}" for rank in unheard)
+            return (
+                f"{who} of {self.me.size} never came, or was killed while it started, so the run "
+                f"ends: {_GO_ON}"
+            )
         return f"{self.me} {otherwise}: {_GO_ON}"
 
     def _sentence(self, gone: list[int], how: str) -> str:

@@ -13,6 +13,7 @@ from moedd.dryrun.book import STAGE_FILE
 from moedd.dryrun.estimate import Estimate, Stage
 from moedd.dryrun.shown import print_estimate
 from moedd.dryrun.worker import ARGUMENTS, FOUND
+from moedd.pixels import scratch_folder
 from moedd.ranks import world
 from moedd_loaders import errors
 from moedd_loaders.errors import MoeddError, UsageError
@@ -22,8 +23,12 @@ _WORKER = ("-m", "moedd.dryrun.worker")
 # The peak that the kernel tells of a process counts that of the one it was forked from: this one is
 # small. Leaving torch takes memory too, so the peak is known only when the process has ended.
 _WAITING = """
-import os, subprocess, sys
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+import os, subprocess, sys, threading
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def end_with_parent():
+    sys.stdin.read()  # its end is that of the process which holds the other side
+    process.kill()
+threading.Thread(target=end_with_parent, daemon=True).start()
 _, status, used = os.wait4(process.pid, 0)
 print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
 """
@@ -62,21 +67,17 @@ def estimated(arguments: dict[str, Any]) -> Estimate:
     with TemporaryDirectory(prefix="moedd-dry-run-") as name:
         folder = Path(name)
         mirror(home(), folder / "home")
-        environment = {**os.environ, "MOEDD_HOME": str(folder / "home")}
+        # Decoded images go where the run would put them: they can be many.
+        own = {"MOEDD_HOME": str(folder / "home"), "MOEDD_SCRATCH": str(scratch_folder())}
+        environment = {**os.environ, **own}
         if _COMPILED in os.environ:
             _mirror_folder(Path(os.environ[_COMPILED]), folder / "compiled")
             environment[_COMPILED] = str(folder / "compiled")
         asked = {"arguments": arguments, "started": time.time()}
         (folder / ARGUMENTS).write_text(json.dumps(asked), encoding="utf-8")
-        process = subprocess.run(
-            [sys.executable, "-c", _WAITING, sys.executable, *_WORKER, str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            check=True,
-        )
+        code, peak = _timed(folder, environment)
         ended = time.time()
         found = folder / FOUND
-        code, peak = map(int, process.stdout.split())
         if code or not found.exists():
             raise _broken(code, folder)
         said = json.loads(found.read_text("utf-8"))
@@ -88,6 +89,17 @@ def estimated(arguments: dict[str, Any]) -> Estimate:
         end.peak = peak if sys.platform == "darwin" else peak * 1024
         estimate.stages.append(end)
         return estimate
+
+
+def _timed(folder: Path, environment: dict[str, str]) -> tuple[int, int]:
+    """Exit code and `ru_maxrss` of the timing process, which ends when this one does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITING, sys.executable, *_WORKER, str(folder)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as waiting:  # fmt: skip
+        assert waiting.stdout is not None
+        code, peak = map(int, waiting.stdout.read().split())
+    return code, peak
 
 
 def _broken(code: int, folder: Path) -> MoeddError:

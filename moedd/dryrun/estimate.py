@@ -40,7 +40,8 @@ class ExpertCost(BaseModel):
 
 
 class Estimate(BaseModel):
-    """A run's cost in full; `other_files`: bytes of the set that belong to no format of images."""
+    """A run's cost in full; `other_files`: bytes of the set that belong to no format of images;
+    `scratch`: of decoded real images on disk, as long as the run lasts."""
 
     name: str
     machine: str
@@ -48,6 +49,7 @@ class Estimate(BaseModel):
     experts: list[ExpertCost]
     stages: list[Stage]
     other_files: int = 0
+    scratch: int = 0
     notes: list[str] = []
 
     @property
@@ -73,7 +75,7 @@ class Estimate(BaseModel):
     @property
     def disk(self) -> int:
         """Bytes on disk at most at once, beyond what was there before."""
-        return self.kept + max(stage.passing for stage in self.stages)
+        return self.kept + self.scratch + max(stage.passing for stage in self.stages)
 
     def format_bytes(self, name: str) -> int:
         """Bytes of all images in one format."""

@@ -22,6 +22,7 @@ def main(folder: Path) -> None:
     from moedd.commands import Work, run_distill
     from moedd.dryrun.estimate import Estimate, Stage
     from moedd.dryrun.measure import Measurement
+    from moedd.pixels import on_disk
 
     asked = json.loads((folder / ARGUMENTS).read_text("utf-8"))
     begun = time.time()
@@ -34,7 +35,9 @@ def main(folder: Path) -> None:
         reading = Stage(title="reading the data", seconds=time.time() - begun)
         reading.amount = f"{len(work.real.train) + len(work.real.test)} images"
         reading.covers = "reading and checking the real data, probing the machine"
-        found.append(Measurement(work, folder).estimate([start, reading]))
+        estimate = Measurement(work, folder).estimate([start, reading])
+        estimate.scratch = sum(on_disk(split.images) for split in (work.real.train, work.real.test))
+        found.append(estimate)
 
     said: dict[str, Any]
     try:

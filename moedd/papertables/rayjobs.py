@@ -168,7 +168,7 @@ class _Tasks:
                         f"moedd {moedd.__version__} in the Python that runs Ray there"
                     )
                 ) from None
-            raise error.cause from error  # a fault inside
+            raise (error.cause or error) from error  # a fault inside
         except errors.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MoeddError(

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from rankfactories import environment, sentences
 
-from moedd.launch import joined
+from moedd.launch import _choose_device, joined
 from moedd.ranks import ALONE, world
 from moedd.watch import Self, Watch, seconds_from
 from moedd_loaders.errors import ConflictError, UsageError
@@ -128,6 +128,39 @@ def test_a_silent_rank_is_named_and_others_are_not(watch: Watch) -> None:
     said = watch.explain("")
     assert "rank 2 of 3 (host 2, process 102) is gone" in said
     assert "rank 1" not in said
+
+
+def test_a_rank_that_was_killed_while_it_started_is_named(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moedd.watch._LOOKING_SECONDS", 0.1)
+    watch.store.delete_key("beat/2")
+    watch.pulse.beat()
+    said = watch.explain("was asked to end (SIGTERM)")
+    assert "rank 2 of 3 never came, or was killed while it started" in said
+    assert "rank 0" not in said
+
+
+def test_ranks_of_a_host_with_several_gpus_know_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setenv("RANK", "3")
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"cannot tell which of the 2 GPUs .* set LOCAL_RANK"):
+        _choose_device()
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    _choose_device()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    _choose_device()
+    assert taken == [1, 0]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match=r"number 2 \(from 0\) on its host, which has 2 GPU"):
+        _choose_device()
 
 
 def test_a_rank_that_counts_on_is_heard(watch: Watch) -> None:

@@ -52,6 +52,15 @@ def test_a_new_run_starts(run: RunFolder) -> None:
     assert run.folder.is_dir()
 
 
+def test_what_a_killed_write_left_is_taken_away(run: RunFolder) -> None:
+    config = tiny_config()
+    started(run, config)
+    part = run.folder / f".{run.checkpoint.name}.0123abcd"
+    part.write_bytes(b"half")
+    assert run.prepare(config, REAL, resume=True, overwrite=False) is True
+    assert list(tree(run.folder)) == [run.checkpoint.name]
+
+
 def test_an_unfinished_run_wants_a_word(run: RunFolder) -> None:
     config = tiny_config()
     started(run, config)

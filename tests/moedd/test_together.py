@@ -60,6 +60,13 @@ def test_ranks_meet_now_and_then_and_at_the_end() -> None:
     assert meetings.due(10, 10)
 
 
+def test_a_run_that_goes_on_does_not_take_its_past_for_speed() -> None:
+    meetings = Meetings(Ranks(1, (0, 1)), checkpoint=3600.0, picture=3600.0, at=10_000)
+    assert meetings.due(10_001, 200_000)
+    meetings.met -= 2.0  # the one tick since then took two seconds
+    assert meetings._decide(10_001).next == 10_002
+
+
 def test_what_is_due_is_done_at_once() -> None:
     assert Meetings(ALONE, checkpoint=0.0, picture=3600.0)._decide(1).save
     plan = Meetings(ALONE, checkpoint=3600.0, picture=0.0)._decide(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,19 @@ def test_a_small_run_is_estimated_from_start_to_end(
     assert found.seconds == pytest.approx(seconds, rel=1.0)
     assert found.peak == pytest.approx(peak, rel=0.25)
     assert (home / "sets" / NAME / "moedd.json").is_file()
+
+
+def test_the_timing_process_ends_with_the_one_that_waits_for_it() -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", command._WAITING, *sleeping],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    said, _ = waiting.communicate(timeout=60)  # which closes its standard input first
+    code, peak = map(int, said.split())
+    assert code == -signal.SIGKILL
+    assert peak > 0
 
 
 @pytest.mark.slow
