@@ -166,6 +166,13 @@ def test_a_read_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         there[:]
 
 
+def test_what_lies_on_the_disk_is_counted() -> None:
+    images = bytes_of(4)
+    there = kept(images)
+    assert (pixels.on_disk(images), pixels.on_disk(there)) == (0, images.numel())
+    assert pixels.on_disk(HostImages(images, np.arange(4))) == 0
+
+
 # --- how much may lie where
 
 

@@ -13,7 +13,7 @@ from runfactories import cli, tiny_settings, tree
 
 from moedd.dryrun import command
 from moedd.dryrun.command import mirror
-from moedd.dryrun.estimate import Estimate
+from moedd.dryrun.estimate import Estimate, Stage
 from moedd.dryrun.shown import print_estimate
 from moedd.ranks import Ranks
 from moedd_loaders.errors import DataError, MoeddError
@@ -102,6 +102,13 @@ def test_options_without_meaning_are_refused(option: str, home: Path) -> None:
     assert told.code == 2
     assert f"--dry-run and {option} are both given" in told.sentence
     assert not list(home.iterdir())
+
+
+def test_disk_counts_what_is_there_all_the_time_and_the_most_that_passes() -> None:
+    stages = [Stage(title="a", kept=5, passing=30), Stage(title="b", kept=2, passing=10)]
+    found = Estimate(name="x", machine="y", fraction=1.0, experts=[], stages=stages, scratch=1000)
+    assert found.kept == 7
+    assert found.disk == 7 + 1000 + 30
 
 
 def test_torchrun_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
