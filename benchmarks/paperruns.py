@@ -3,16 +3,17 @@
     python -m benchmarks.paperruns RUNS.txt --data cifar10=DIR --jobs 12 --seconds 300 --records DIR
 
 Each line of RUNS.txt holds the options of one `moedd tables` command (see docs/tables.md, without
---data, --jobs and --records); lines are run in their order, cells that several share once. On a GPU
-the many processes fill the gaps that launches leave. At the deadline everything is stopped; what is
-finished is kept, the rest goes on from its checkpoints when the command is given again.
+--data, --jobs and --records; of CIFAR-10 where --on names no other); lines are run in their order,
+cells that several share once. On a GPU the many processes fill the gaps that launches leave. At the
+deadline everything is stopped; what is finished is kept, the rest goes on from its checkpoints when
+the command is given again.
 
 A line that begins with `choose` is one set that is scored on the validation part instead:
 
     choose cifar10-idc-5x2 0.0025 idc.lr_img=0.02 diversity.every=0
 
 (name, part of the schedule, settings), evaluated by --protocol and --epochs on --networks, with
-each --fuse. Its records are kept under DIR/choices.
+each --fuse. Its records are kept under DIR/choices. A file holds lines of one kind.
 """
 
 import argparse
@@ -22,79 +23,75 @@ import shlex
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+
+import typer
 
 from moedd.experts import method_names
+from moedd.options import parse_size
 from moedd.papertables.asked import Asked, arithmetic
 from moedd.papertables.cells import Cell, Evaluation, Facts, SetCell, cell_address
 from moedd.papertables.jobs import described, run_in_processes
 from moedd.papertables.places import CellPlaces, DataPlace, read_data
 from moedd.papertables.plan import Planned, plan_cells
 from moedd.papertables.rows import Identity, Row
+from moedd.tablescommand import add_tables_command
 from moedd_loaders.names import parse_name
 from moedd_loaders.records import Record
 from moedd_loaders.resolve import home
 
-_FLAGS = {"--best": True}
-_NAMES = {"--set": "settings", "--evaluation-profile": "evaluation_profile"}
-_NUMBERS = ("seeds", "draws", "epochs", "width")
+
+def asked_of(line: str, given: argparse.Namespace) -> Asked:
+    """What one `moedd tables` command with these options asks for, of the data that are given."""
+    app = typer.Typer()
+    add_tables_command(app)
+    words = typer.main.get_command(app).make_context("tables", shlex.split(line)).params
+    known = {field.name: words[field.name] for field in fields(Asked)}
+    side, on = parse_size(words["size"]), words["on"] or "cifar10"
+    return replace(
+        Asked(**known),
+        on=on,
+        data=tuple(text for text in given.data if text.split("=", 1)[0] in on.split(",")),
+        size=(side, side) if isinstance(side, int) else side,
+        settings=tuple(words["settings"] or ()),
+        records=str(given.records),
+        threads=given.threads,
+        checkpoint_seconds=given.checkpoint_seconds,
+    )
 
 
-def asked_of(line: str) -> Asked:
-    """The options of one `moedd tables` command."""
-    words = shlex.split(line)
-    found: dict[str, Any] = {}
-    settings: list[str] = []
-    while words:
-        option = words.pop(0)
-        name = _NAMES.get(option, option.removeprefix("--"))
-        if option in _FLAGS:
-            found[name] = True
-        elif name == "settings":
-            settings.append(words.pop(0))
-        elif name == "size":
-            side = int(words.pop(0))
-            found[name] = (side, side)
-        else:
-            value = words.pop(0)
-            found[name] = int(value) if name in _NUMBERS else value
-    return Asked(**found, settings=tuple(settings))
+def planned_of(line: str, given: argparse.Namespace) -> tuple[list[Planned], CellPlaces]:
+    """The cells of one line of a tables run, and where their data are."""
+    asked = asked_of(line, given)
+    options = asked.options()
+    places = asked.places(options.tables)
+    if missing := [place.name for place in places.data if place.path is None]:
+        raise SystemExit(f"{line}: give --data {missing[0]}=DIR (given: {', '.join(given.data)})")
+    return plan_cells(options, [Facts.of(read_data(place)) for place in places.data]), places
 
 
-def planned_of(line: str, places: CellPlaces) -> list[Planned]:
-    """The cells of one line of a tables run."""
-    options = (asked := asked_of(line)).options()
-    names = asked.on.split(",") if asked.on else ["cifar10"]
-    there = [place.name for place in places.data]
-    if missing := [name for name in names if name not in there]:
-        raise SystemExit(f"{line}: give --data {missing[0]}=DIR (given: {', '.join(there)})")
-    return plan_cells(options, [Facts.of(read_data(places.of(name))) for name in names])
-
-
-def choices_of(line: str, given: argparse.Namespace, places: CellPlaces) -> list[Planned]:
-    """The networks of one set that is scored on the validation part."""
+def choices_of(line: str, given: argparse.Namespace) -> tuple[list[Planned], CellPlaces]:
+    """The networks of one set that is scored on the validation part, and where its data are."""
     _, text, fraction, *settings = shlex.split(line)
     name = parse_name(text, method_names())
-    form = arithmetic(given.profile)
-    methods = "+".join(dict.fromkeys(name.methods)) if len(set(name.methods)) == 1 else None
-    assert methods, "one method, however many experts"
-    on = SetCell(
-        methods, name.ipc, name.experts, given.seed, float(fraction), tuple(settings), (), form
+    paths = dict(text.split("=", 1) for text in given.data)
+    place = DataPlace(name.data, paths[name.data], validation=True)
+    places = CellPlaces(
+        home(), given.records / "choices", (place,), given.threads, given.checkpoint_seconds
     )
-    facts = Facts.of(read_data(places.of(name.data)))
+    form, methods, row = arithmetic(given.profile), "+".join(name.methods), tuple(settings)
+    on = SetCell(methods, name.ipc, name.experts, given.seed, float(fraction), row, (), form)
     evaluation = Evaluation(given.protocol, given.epochs, 128, False, form)
+    facts = Facts.of(read_data(place))
     planned = []
     for network in given.networks.split(","):
         for fuse in given.fuse.split(","):
-            row = Row(
-                1, "choice",
-                Identity("distilled", methods, name.ipc, name.experts, tuple(settings), fuse),
-            )  # fmt: skip
+            line_of = Identity("distilled", methods, name.ipc, name.experts, row, fuse)
             for repeat in range(given.repeats):
                 cell = Cell(name.data, on, fuse, network, repeat, evaluation)
-                planned.append(Planned(row, cell, cell_address(cell, facts)))
-    return planned
+                planned.append(Planned(Row(1, "choice", line_of), cell, cell_address(cell, facts)))
+    return planned, places
 
 
 def stop_at(deadline: float) -> None:
@@ -108,16 +105,6 @@ def stop_at(deadline: float) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def places_of(given: argparse.Namespace, records: Path, validation: bool) -> CellPlaces:
-    """Where cells find and leave things; ImageNet's subsets at 64x64."""
-    data = []
-    for text in given.data:
-        name, path = text.split("=", 1)
-        size = (64, 64) if name.startswith("image") else None
-        data.append(DataPlace(name, path, size, None, validation))
-    return CellPlaces(home(), records, tuple(data), given.threads, given.checkpoint_seconds)
 
 
 def run(planned: Sequence[Planned], places: CellPlaces, jobs: int) -> None:
@@ -157,18 +144,18 @@ def main() -> None:
     given = parser.parse_args()
     stop_at(time.monotonic() + given.seconds)
     lines = [line for line in given.runs.read_text().splitlines() if line and line[0] != "#"]
-    choosing = lines[0].startswith("choose")
-    records = given.records / "choices" if choosing else given.records
-    places = places_of(given, records, choosing)
     planned: dict[str, Planned] = {}
+    data: dict[DataPlace, None] = {}
     for line in lines:
-        cells = choices_of(line, given, places) if choosing else planned_of(line, places)
+        make = choices_of if line.startswith("choose") else planned_of
+        cells, places = make(line, given)
         print(f"{len(cells)} networks: {line}", flush=True)
+        data |= dict.fromkeys(places.data)
         for item in cells:
             planned.setdefault(item.address, item)
     sets = {(item.cell.data, item.cell.on) for item in planned.values()}
     print(f"{len(planned)} networks on {len(sets)} training sets", flush=True)
-    run(list(planned.values()), places, given.jobs)
+    run(list(planned.values()), replace(places, data=tuple(data)), given.jobs)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from moedd.hubcommands import add_hub_commands
+from moedd.options import (
+    ChannelsOption,
+    DataOption,
+    ProfileOption,
+    SizeOption,
+    SkipBadOption,
+    parse_numbers,
+    parse_size,
+)
 from moedd.tablescommand import add_tables_command
-from moedd_loaders.errors import MoeddError, MoeddWarning, UsageError
+from moedd_loaders.errors import MoeddError, MoeddWarning
 
 DEFAULT_SET = "digits-idm-5x2"
 
@@ -21,24 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="Real data: a folder (Parquet, images, tars) or a Hub id."),
-]
-SizeOption = Annotated[
-    str | None, typer.Option("--size", help="Resize images: 64, or 48x64 (height x width).")
-]
-ChannelsOption = Annotated[
-    int | None, typer.Option("--channels", help="Convert images to 1 or 3 channels.")
-]
-ProfileOption = Annotated[
-    str | None,
-    typer.Option(help="How the arithmetic runs: auto (default), float32 or fast (bfloat16)."),
-]
-SkipBadOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
-]
 
 
 @app.command()
@@ -114,12 +105,17 @@ def distill(
         "profile_name": profile,
         "validation": validation,
     }
-    from moedd.commands import run_distill
-    from moedd.dryrun.command import run_dry
     from moedd.launch import joined
 
     with joined():
-        (run_dry if dry_run else run_distill)(**arguments)
+        if dry_run:
+            from moedd.dryrun.command import run_dry
+
+            run_dry(**arguments)
+        else:
+            from moedd.commands import run_distill
+
+            run_distill(**arguments)
 
 
 @app.command()
@@ -360,30 +356,6 @@ def experts(
 
 add_hub_commands(app)
 add_tables_command(app)
-
-
-def parse_size(text: str | None) -> int | tuple[int, int] | None:
-    """`64` or `48x64` (height x width); anything else is a UsageError."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if not all(part.isascii() and part.isdigit() for part in parts) or len(parts) > 2:
-        raise UsageError(f"--size {text!r} given; expected a side (64) or HEIGHTxWIDTH (48x64)")
-    sides = [int(part) for part in parts]
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.49,0.48,0.45` as numbers; anything else is a UsageError."""
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(abs(number) < 1e6 for number in numbers):
-        raise UsageError(f"{option} {text!r} given, expected numbers with commas: 0.49,0.48,0.45")
-    return numbers
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from moedd.options import parse_size
+
 
 class _Tables(TyperCommand):
     """A command whose option `--ray` may stand without a value, which Typer has no word for."""
@@ -133,7 +135,6 @@ def tables(
     ] = "",
 ) -> None:
     """Run the cells of the mixture paper's tables; what is done is never done again."""
-    from moedd.cli import parse_size
     from moedd.papertables.asked import Asked
     from moedd.papertables.command import run_plan, run_report, run_tables
     from moedd_loaders.errors import UsageError
