@@ -12,6 +12,7 @@ from moedd.datatable import DATA
 from moedd.distill import Effort, Places, distill
 from moedd.evaluate import Row
 from moedd.experts import method_names
+from moedd.fusion import fusion_of
 from moedd.mixture import scaled
 from moedd.networks import check_size, fitting_network
 from moedd.plans import Plan, evaluate_default, jobs_of, run_plan
@@ -20,7 +21,6 @@ from moedd.progress import Reporter
 from moedd.protocols import PROTOCOLS, own_epochs, protocol_recipe, set_recipe
 from moedd.ranks import world
 from moedd.realdata import RealData, load_real
-from moedd.rowdata import fusion_of
 from moedd.runstate import RunFolder
 from moedd.tables import counted, print_table, print_usage
 from moedd.validation import with_validation_part

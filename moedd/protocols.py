@@ -21,6 +21,7 @@ import math
 from dataclasses import replace
 
 from moedd.augment import DSA_FAMILIES
+from moedd.fusion import fusion_of
 from moedd.train import Recipe
 from moedd_loaders.errors import UsageError, unknown
 from moedd_loaders.manifest import Manifest
@@ -112,7 +113,7 @@ def fitted(
     if classes == 100 and base == "convnet3" and conv_teacher:
         lr, batch = 2e-3, 25
     recipe = replace(recipe, lr=lr, batch=min(batch, images))
-    mode = fuse.partition(":")[0]  # without its Beta parameter
+    mode, _ = fusion_of(fuse)
     if mode in ("none", "cutmix"):
         return replace(recipe, cutmix=1.0 if mode == "none" else 0.0)
     return replace(recipe, cutmix=0.0, temperature=_RDED_TEMPERATURE["mixup"])

@@ -4,7 +4,6 @@ A *row* is one kind of training data: a distilled set (with or without fusion), 
 random real images under the same decode rules, or all real images.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor
 
 from moedd.experts.mosaic import mosaics, shrink
-from moedd.pixels import Pixels, device_limit, memory_limit, size_in_bytes
+from moedd.fusion import fusion_of
+from moedd.limits import device_limit, memory_limit
+from moedd.pixels import Pixels, size_in_bytes
 from moedd.realdata import RealData
 from moedd.streams import Streams
 from moedd.train import Augment, Fetch
 from moedd.zca import Whitening
 from moedd_loaders.dataset import DistilledDataset
 from moedd_loaders.decode import decode, decode_labels
-from moedd_loaders.errors import UsageError, unknown
-from moedd_loaders.fuse import FUSE_MODES, ExpertMix
+from moedd_loaders.fuse import ExpertMix
 from moedd_loaders.manifest import ExpertEntry, TilesDecode
 from moedd_loaders.read import StoredSet
 from moedd_loaders.serving import ImageSource
@@ -79,26 +79,6 @@ def whitened(images: Tensor | ImageSource, whitening: Whitening) -> Tensor | Ima
         return whitening.whiten(images)
     assert isinstance(images, UnitImages)
     return UnitImages(images.pixels, whitening)
-
-
-def fusion_of(fuse: str) -> tuple[str, float]:
-    """Mode of a fusion, and alpha of its Beta(alpha, alpha): `mixup`, or `mixup:0.4`.
-
-    Raises UsageError: an unknown mode; an alpha that is no number above 0, or of no fusion.
-    """
-    mode, colon, text = fuse.partition(":")
-    if mode not in FUSE_MODES:
-        raise unknown("fuse", mode, FUSE_MODES)
-    try:
-        alpha = float(text) if colon else 1.0
-    except ValueError:
-        alpha = math.nan
-    if not 0 < alpha < math.inf or (colon and mode == "none"):
-        raise UsageError(
-            f"fuse={fuse} given; expected a way of mixing and, where it is not 1, the parameter of "
-            "its Beta distribution, a number above 0: mixup, or mixup:0.4"
-        )
-    return mode, alpha
 
 
 def distilled_images(stored: StoredSet) -> Images:

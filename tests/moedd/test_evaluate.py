@@ -30,11 +30,10 @@ from moedd.evaluate import (
 from moedd.experts.rded import RDEDConfig
 from moedd.protocols import protocol_recipe
 from moedd.realdata import RealData, RealSplit
-from moedd.rowdata import fusion_of
 from moedd.streams import Streams
 from moedd_loaders import load_distilled
 from moedd_loaders.decode import decode
-from moedd_loaders.errors import NonFiniteError, UsageError
+from moedd_loaders.errors import NonFiniteError
 from moedd_loaders.manifest import NoDecode, read_manifest
 from moedd_loaders.read import StoredSet, read_tensors
 from moedd_loaders.records import read_records, records_in
@@ -186,12 +185,6 @@ def test_shares_are_spread_as_their_distribution_says(
     assert len(between) > 1000
     # The variance of Beta(a, a) is 1 / (4 (2a + 1)).
     assert float((between - 0.5).square().mean()) == pytest.approx(0.25 / (2 * alpha + 1), rel=0.1)
-
-
-@pytest.mark.parametrize("fuse", ["mixup:", "mixup:0", "mixup:many", "mixup:inf", "none:1"])
-def test_a_fusion_with_a_wrong_parameter_is_a_sentence(fuse: str) -> None:
-    with pytest.raises(UsageError, match=rf"fuse={fuse} given; expected .*mixup:0\.4"):
-        fusion_of(fuse)
 
 
 # --------------------------------------------------------------------------- training
