@@ -29,7 +29,7 @@ from moedd.imageread import (
     fit_channels,
     fit_size,
 )
-from moedd.pixels import ImageWriter, in_batches, memory_limit
+from moedd.pixels import ImageWriter, in_batches
 from moedd.pixels import Pixels as StoredPixels
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class _Store:
         self._labels.append(label)
 
     def _begun(self, shape: tuple[int, int, int]) -> ImageWriter:
-        return ImageWriter(self._capacity, shape, self._total * math.prod(shape) <= memory_limit())
+        return ImageWriter.fitting(self._capacity, shape, self._total)
 
     def _replicate(self) -> None:
         """All images so far were grey, and this is no grey data set."""

@@ -4,19 +4,15 @@ A few images are a tensor. Many are written, while they are read and decoded, in
 rows of C*H*W bytes, and batches are read from it by row number. It is read, not mapped: the kernel
 caches it as it caches a mapping, but its pages are never counted as this process's memory, and a
 failing disk is an error instead of the end of the process. The file has no name (it is unlinked
-when it is made), so it is gone when the process ends, however it ends.
+when it is made), so on a local disk it is gone when the process ends, however it ends.
 
-    MOEDD_DATA_IN_MEMORY   bytes of decoded images up to which a data set is kept in memory
-                           (default: 1/32 of the machine's, or its control group's; 256 MiB at most)
-    MOEDD_DATA_ON_DEVICE   bytes of images up to which they are kept on a GPU (default: 1/8 of its
-                           memory); others stay on the host and are moved in batches
-    MOEDD_SCRATCH          folder of the scratch file (default: $MOEDD_HOME/scratch)
-
-The results are the same bytes wherever the pixels lie.
+`limits.py` says how many are many; MOEDD_SCRATCH names the scratch file's folder (default:
+$MOEDD_HOME/scratch). The results are the same bytes wherever the pixels lie.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -31,8 +27,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from moedd.limits import device_limit, memory_limit
 from moedd.ondevice import upload
-from moedd_loaders.errors import DiskFullError, MoeddError, UsageError, from_oserror
+from moedd_loaders.errors import DiskFullError, MoeddError, from_oserror
 from moedd_loaders.resolve import home
 
 __all__ = [
@@ -40,9 +37,7 @@ __all__ = [
     "ImageFile",
     "ImageWriter",
     "Pixels",
-    "device_limit",
     "in_batches",
-    "memory_limit",
     "on_device",
     "on_disk",
     "rows_of",
@@ -51,14 +46,10 @@ __all__ = [
     "subset",
 ]
 
-MEMORY_SHARE, MOST_IN_MEMORY = 32, 256 * 2**20
-DEVICE_SHARE = 8
 BATCH_BYTES = 8 * 2**20
 """What goes through memory at once where all images are gone through."""
 
 _CPU = torch.device("cpu")
-_CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_OWN_GROUP = "/proc/self/cgroup"
 
 
 class ImageFile:
@@ -195,60 +186,6 @@ def on_device(images: Pixels, device: str, copies: int = 1) -> Pixels:
     return there
 
 
-def memory_limit() -> int:
-    """Bytes of decoded images up to which a data set is kept in memory."""
-    return _asked("MOEDD_DATA_IN_MEMORY", min(_ram() // MEMORY_SHARE, MOST_IN_MEMORY))
-
-
-def device_limit(device: str) -> int:
-    """Bytes of images up to which they are kept on `device`."""
-    share = 0
-    if device == "cuda" and torch.cuda.is_available():
-        share = torch.cuda.get_device_properties("cuda").total_memory // DEVICE_SHARE
-    return _asked("MOEDD_DATA_ON_DEVICE", share)
-
-
-def _asked(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit():
-        raise UsageError(f"{name} is {text!r}, expected a number of bytes, for example 268435456")
-    return int(text)
-
-
-def _ram() -> int:
-    """Bytes of memory of this machine, or of its control group where that allows less."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for place in (*_CONTROL_GROUPS, *_own_limits()):
-        try:
-            said = Path(place).read_text().strip()
-        except OSError:
-            continue
-        if said.isdigit():  # else "max"
-            found = min(found, int(said))
-    return found
-
-
-def _own_limits() -> list[str]:
-    """Where the limits of this process's group, and of those around it, stand: outside containers
-    (a job of Slurm, a unit of systemd) that is below the roots of the two versions."""
-    try:
-        lines = Path(_OWN_GROUP).read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for number, kinds, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        root, name = Path("/sys/fs/cgroup"), "memory.max"
-        if number != "0":
-            if "memory" not in kinds.split(","):
-                continue
-            root, name = root / "memory", "memory.limit_in_bytes"
-        own = root / path.lstrip("/")
-        found += [str(group / name) for group in (own, *own.parents) if root in group.parents]
-    return found
-
-
 def scratch_folder() -> Path:
     """Where scratch files are made."""
     return Path(os.environ.get("MOEDD_SCRATCH") or home() / "scratch").expanduser()
@@ -269,6 +206,15 @@ class ImageWriter:
             self._block = np.empty((capacity, *shape), np.uint8)
         else:
             self._file = _scratch_file(capacity * int(np.prod(shape)))
+
+    @classmethod
+    def fitting(
+        cls, capacity: int, shape: tuple[int, int, int], total: int | None = None
+    ) -> ImageWriter:
+        """One that keeps images in memory if `total` of them (`capacity` where a data set has no
+        other split) may be there."""
+        size = (total or capacity) * math.prod(shape)
+        return cls(capacity, shape, in_memory=size <= memory_limit())
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """The next image, of the writer's shape."""

@@ -8,7 +8,6 @@ kept on the host, in memory or in a file (`pixels.py`). What was decided on the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from moedd.datatable import DATA, DataSpec, unknown_data
 from moedd.imageread import RULES, fit_channels, fit_size
 from moedd.imagescan import BadImage, Scanned, ScanProgress, scan
-from moedd.pixels import ImageWriter, in_batches, memory_limit
+from moedd.pixels import ImageWriter, in_batches
 from moedd.readers import ACCEPTED, Opened, SplitSource, open_image_folder, open_tars
 from moedd.realsplit import HOLDOUT, RealData, RealSplit, fingerprint, stratified_holdout
 from moedd_loaders.errors import DataError, UsageError
@@ -309,7 +308,7 @@ def _digits(
     ]
     height, width = size or (8, 8)
     shape = (channels or 1, height, width)
-    images = ImageWriter(len(pixels), shape, len(pixels) * math.prod(shape) <= memory_limit())
+    images = ImageWriter.fitting(len(pixels), shape)
     rules: set[str | None] = set()
     for grey in pixels:
         image, replicated = fit_channels(grey, channels or 1)

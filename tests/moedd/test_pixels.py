@@ -176,37 +176,6 @@ def test_what_lies_on_the_disk_is_counted() -> None:
 # --- how much may lie where
 
 
-def test_the_share_of_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("MOEDD_DATA_IN_MEMORY", raising=False)
-    group = tmp_path / "memory.max"
-    monkeypatch.setattr(pixels, "_CONTROL_GROUPS", (str(tmp_path / "none"), str(group)))
-    monkeypatch.setattr(pixels, "_OWN_GROUP", str(tmp_path / "none"))
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group.write_text("max\n")
-    assert pixels.memory_limit() == min(machine // 32, 256 * 2**20)
-    group.write_text("320000000\n")
-    assert pixels.memory_limit() == 10_000_000
-    monkeypatch.setenv("MOEDD_DATA_IN_MEMORY", "77")
-    assert pixels.memory_limit() == 77
-    monkeypatch.setenv("MOEDD_DATA_IN_MEMORY", "1e9")
-    with pytest.raises(UsageError, match="MOEDD_DATA_IN_MEMORY is '1e9', expected a number of byt"):
-        pixels.memory_limit()
-
-
-def test_limits_of_the_own_control_group_and_of_those_around_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text("9:name=systemd:/x\n4:memory:/slurm/job_1\n1:cpu,cpuacct:/\n0::/user/a:b\n")
-    monkeypatch.setattr(pixels, "_OWN_GROUP", str(own))
-    assert pixels._own_limits() == [
-        "/sys/fs/cgroup/memory/slurm/job_1/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/slurm/memory.limit_in_bytes",
-        "/sys/fs/cgroup/user/a:b/memory.max",
-        "/sys/fs/cgroup/user/memory.max",
-    ]
-
-
 def test_what_does_not_fit_a_device_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """On torch's device without memory, which takes any tensor and computes nothing."""
     images = bytes_of(4)
