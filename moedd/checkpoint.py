@@ -6,7 +6,6 @@ its place and moved there, so a kill at any moment leaves the previous checkpoin
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from moedd_loaders.errors import MoeddError
+from moedd_loaders.files import scratch_name
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
     """Put `payload` at `path` in one step: readers see the old bytes or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = scratch_name(path)
     try:
         with open(temporary, "wb") as file:
             file.write(payload)

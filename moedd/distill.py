@@ -33,7 +33,7 @@ from moedd_loaders.manifest import Manifest
 from moedd_publish.preview import preview_grid
 from moedd_publish.write import check_target
 
-_PREVIEW_SECONDS = 60.0
+PREVIEW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _iterate(
     total = max(steps)
     log: Log = JsonLog(run.log, state.log_position) if ranks.first else NoLog()
     reporter.begin("matching", total, state.tick)
-    meetings = Meetings(ranks, effort.checkpoint_seconds, _PREVIEW_SECONDS, state.tick)
+    meetings = Meetings(ranks, effort.checkpoint_seconds, PREVIEW_SECONDS, state.tick)
     began, before, kept = time.monotonic(), state.seconds, state.tick
 
     def keep() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from moedd import __version__
 from moedd.arithmetic import forward_operations
 from moedd.experts.observer import Observer
-from moedd.networks import Network, build_network
+from moedd.fusion import fusion_of
+from moedd.networks import Network, network_for
 from moedd.profile import Profile
 from moedd.protocols import fitted
 from moedd.realdata import RealData
@@ -27,7 +28,6 @@ from moedd.rowdata import (
     TrainingData,
     distilled_images,
     full_images,
-    fusion_of,
     random_images,
     row_images,
     whitened,
@@ -115,15 +115,8 @@ def train_network(
     `after_epoch(trainer, epochs done)` follows each epoch. With a `state` training goes on where
     it was and is kept; `beside` is kept with it.
     """
-    channels, height, width_px = real.shape
-    net = build_network(
-        network,
-        channels=channels,
-        classes=len(real.classes),
-        size=(height, width_px),
-        width=width,
-        generator=streams.generator("init"),
-    )
+    init = streams.generator("init")
+    net = network_for(network, real.shape, len(real.classes), width, init)
     profile = (profile or Profile()).for_work(training_operations(net, recipe, len(data)))
     usual = min(recipe.batch, len(data))
     taught = None if teacher is None else lambda images: teacher.logits(images, real.classes)

@@ -4,7 +4,7 @@ import time
 
 from moedd.config import resolve_config
 from moedd.experts.mtt import MTTConfig
-from moedd.networks import build_network
+from moedd.networks import network_for
 from moedd.parts import whole
 from moedd.profile import choose_profile
 from moedd.progress import Reporter
@@ -54,11 +54,7 @@ def run_trajectories(
         f"images of {data_name}, on {profile.device} ({profile.processor}), {profile}"
     )
     began, folder = time.perf_counter(), home() / "trajectories"
-    channels_, *sides = real.shape
-    network = build_network(
-        config.network, channels=channels_, classes=len(real.classes), size=(sides[0], sides[1]),
-        width=config.width,
-    )  # fmt: skip
+    network = network_for(config.network, real.shape, len(real.classes), config.width)
     try:
         made = load_trajectories(
             whole(real).to(profile.device), network, settings.trajectory_config(), wanted, long,

@@ -319,6 +319,16 @@ def build_network(
     return network
 
 
+def network_for(
+    name: str, shape: tuple[int, int, int], classes: int, width: int = 128,
+    generator: torch.Generator | None = None,
+) -> Network:  # fmt: skip
+    """As :func:`build_network`, for images of `shape` (C, H, W)."""
+    return build_network(
+        name, channels=shape[0], classes=classes, size=shape[1:], width=width, generator=generator
+    )
+
+
 def fresh_network(like: Network, generator: torch.Generator) -> Network:
     """A newly initialised network of the architecture of `like`, as :func:`build_network` makes."""
     return build_network(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moedd.arithmetic import forward_operations
 from moedd.checkpoint import load_checkpoint, save_checkpoint
-from moedd.networks import Network, build_network
+from moedd.networks import Network, network_for
 from moedd.ondevice import upload
 from moedd.parts import PartData, cache_key
 from moedd.profile import Profile
@@ -138,13 +138,8 @@ def load_pool(
     other; the ranks of one run train different networks. Raises NonFiniteError: training left the
     finite numbers; such a network is not kept.
     """
-    channels, height, width_px = part.shape
-    size = (height, width_px)
-    template = build_network(
-        network_name, channels=channels, classes=len(part.classes), size=size, width=width
-    )
-    profile = profile or Profile()
-    profile = pool_profile(profile, template, config)
+    template = network_for(network_name, part.shape, len(part.classes), width)
+    profile = pool_profile(profile or Profile(), template, config)
     key = pool_key(part, template, config, profile.precision)
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
@@ -174,15 +169,8 @@ def _train_one(
     profile: Profile,
 ) -> None:
     streams = Streams(config.seed).scope("pool", n)
-    channels, height, width_px = part.shape
-    network = build_network(
-        network_name,
-        channels=channels,
-        classes=len(part.classes),
-        size=(height, width_px),
-        width=width,
-        generator=streams.generator("init"),
-    )
+    init = streams.generator("init")
+    network = network_for(network_name, part.shape, len(part.classes), width, init)
     trainer = Trainer(network, network_recipe(config), streams, part.flip, profile)
     batches = shuffled_batches(len(part.labels), config.batch, streams)
     meter = torch.randperm(len(part.labels), generator=streams.generator("meter"))[:_METER_IMAGES]

@@ -23,6 +23,7 @@ from moedd.experts import Expert
 from moedd.profile import Profile
 from moedd.ranks import Ranks
 from moedd_loaders.errors import ConflictError, UsageError
+from moedd_loaders.files import remove_scratch
 
 
 @dataclass
@@ -77,9 +78,7 @@ class RunFolder:
                 )
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A process that was killed while it wrote left a part: nobody else is at this run now.
-        for part in self.folder.glob(f".{self.checkpoint.name}.*"):
-            part.unlink()
+        remove_scratch(self.checkpoint)  # nobody else is at this run now
         if not self.checkpoint.exists():
             return False
         meta = load_meta(self.checkpoint)

@@ -15,7 +15,7 @@ from moedd.experts.observer import (
     require_accuracy,
 )
 from moedd.experts.rded import RDEDConfig
-from moedd.networks import build_network, fitting_network
+from moedd.networks import fitting_network, network_for
 from moedd.parts import whole
 from moedd.pool import Pool
 from moedd.profile import Profile
@@ -34,12 +34,8 @@ def teacher_settings(real: RealData, manifest: Manifest | None = None) -> RDEDCo
 
 def teacher_recipe(real: RealData, settings: RDEDConfig, width: int) -> ObserverRecipe:
     """How the teacher is trained, at this width of a ConvNet's blocks."""
-    channels, height, width_px = real.shape
-    size = (height, width_px)
-    name = settings.observer_network or fitting_network(size, channels)
-    network = build_network(
-        name, channels=channels, classes=len(real.classes), size=size, width=width
-    )
+    name = settings.observer_network or fitting_network(real.shape[1:], real.shape[0])
+    network = network_for(name, real.shape, len(real.classes), width)
     return settings.observer_recipe(name, network.width)
 
 
@@ -57,11 +53,7 @@ def load_teacher(
     Raises UsageError: it recognises too little of what it was not trained on.
     """
     recipe = teacher_recipe(real, settings, width)
-    channels, height, width_px = real.shape
-    network = build_network(
-        recipe.network, channels=channels, classes=len(real.classes), size=(height, width_px),
-        width=recipe.width,
-    )  # fmt: skip
+    network = network_for(recipe.network, real.shape, len(real.classes), recipe.width)
     part = whole(real).to(profile.device)
     told = reporter or Reporter(quiet=True)
     pool = Pool(network, (), key="", folder=home / "pools", reporter=told)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from pathlib import Path
 
-__all__ = ["put", "scratch_name"]
+__all__ = ["put", "remove_scratch", "scratch_name"]
 
 
 def scratch_name(path: Path) -> Path:
     """A fresh hidden sibling of `path`, on the same file system, so that a rename is atomic."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_scratch(path: Path) -> None:
+    """Take away what writers of the file `path` that were killed have left. Nobody may be at it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink()
 
 
 def put(path: Path, data: bytes) -> None:

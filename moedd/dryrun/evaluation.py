@@ -19,7 +19,7 @@ from moedd.evaluate import (
     train_network,
     training_operations,
 )
-from moedd.networks import build_network
+from moedd.networks import network_for
 from moedd.parts import whole
 from moedd.plans import Plan, sight_of
 from moedd.profile import Profile
@@ -130,9 +130,5 @@ def _form(
     profile: Profile, job: Job, real: RealData, recipe: Recipe, width: int, images: int
 ) -> Profile:
     """The form of the arithmetic that the whole training would have."""
-    channels, height, width_px = real.shape
-    network = build_network(
-        job.network, channels=channels, classes=len(real.classes), size=(height, width_px),
-        width=width,
-    )  # fmt: skip
+    network = network_for(job.network, real.shape, len(real.classes), width)
     return profile.for_work(training_operations(network, recipe, images))

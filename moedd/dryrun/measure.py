@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from moedd.commands import Work
-from moedd.distill import save_preview
+from moedd.distill import PREVIEW_SECONDS, save_preview
 from moedd.dryrun.book import Book
 from moedd.dryrun.estimate import FORMATS, Estimate, ExpertCost, Stage
 from moedd.dryrun.evaluation import time_evaluation
@@ -26,8 +26,6 @@ from moedd.tables import counted
 from moedd.timing import Laps, Pace, choose_fraction, measure
 from moedd_loaders.manifest import TENSORS, Manifest, parquet_path, tar_path
 from moedd_loaders.read import read_tensors
-
-_PREVIEW_SECONDS = 60.0
 
 
 class Measurement:
@@ -157,7 +155,7 @@ class Measurement:
             # One at the start, one at the end, and one a minute (a step may take longer).
             longest = matching / max(1, *steps)
             saves = 2 + int(matching / max(work.effort.checkpoint_seconds, longest, 1e-3))
-            pictures = 1 + int(matching / max(_PREVIEW_SECONDS, longest))
+            pictures = 1 + int(matching / max(PREVIEW_SECONDS, longest))
             stage.seconds = saves * saving + pictures * drawing
             stage.amount = f"{counted(saves, 'checkpoint')}, {counted(pictures, 'picture')}"
             stage.covers = "a checkpoint (twice while it is replaced), log, picture"

@@ -26,7 +26,7 @@ from moedd.experts.observer import (
 )
 from moedd.experts.rded import RDEDConfig
 from moedd.mixture import needs_networks, parts_of, pool_parts
-from moedd.networks import Network, build_network
+from moedd.networks import Network, network_for
 from moedd.parts import PartData, whole
 from moedd.pool import (
     Pool,
@@ -80,12 +80,9 @@ class Standins:
         return self._observers(parts, network)
 
     def _network(self, part: PartData) -> Network:
-        channels, height, width = part.shape
-        return build_network(
-            self.config.network, channels=channels, classes=len(part.classes),
-            size=(height, width), width=self.config.width,
-            generator=Streams(self.config.seed).generator("stand-in"),
-        )  # fmt: skip
+        config = self.config
+        generator = Streams(config.seed).generator("stand-in")
+        return network_for(config.network, part.shape, len(part.classes), config.width, generator)
 
     # -- the pool --------------------------------------------------------------------------
     def _pools(self, parts: Sequence[PartData], network: Network) -> None:

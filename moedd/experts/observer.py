@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moedd.arithmetic import arithmetic, forward_operations, state_of, template
 from moedd.checkpoint import load_checkpoint, save_checkpoint
-from moedd.networks import Network, build_network
+from moedd.networks import Network, network_for
 from moedd.parts import PartData, cache_key
 from moedd.pool import Pool, real_batch
 from moedd.profile import Profile
@@ -169,15 +169,8 @@ def observer_key(part: PartData, recipe: ObserverRecipe, profile: Profile) -> st
 
 def fresh_observer(recipe: ObserverRecipe, part: PartData) -> Network:
     """The network that an observer is before it is trained."""
-    channels, height, width = part.shape
-    return build_network(
-        recipe.network,
-        channels=channels,
-        classes=len(part.classes),
-        size=(height, width),
-        width=recipe.width,
-        generator=Streams(recipe.seed).generator("observer", "init"),
-    )
+    generator = Streams(recipe.seed).generator("observer", "init")
+    return network_for(recipe.network, part.shape, len(part.classes), recipe.width, generator)
 
 
 def _train(
@@ -218,12 +211,6 @@ def _read(path: Path, part: PartData, profile: Profile) -> Observer:
             f"the observer {path.stem} takes images of {channels}x{height}x{width}, those of "
             f"{part.data} are {'x'.join(map(str, part.shape))}: take one trained on such images"
         )
-    network = build_network(
-        meta["network"],
-        channels=channels,
-        classes=len(meta["classes"]),
-        size=(height, width),
-        width=meta["width"],
-    )
+    network = network_for(meta["network"], part.shape, len(meta["classes"]), meta["width"])
     on_device = {name: tensor.to(profile.device) for name, tensor in state.items()}
     return Observer(network.to(profile.device), on_device, tuple(meta["classes"]), profile)

@@ -57,6 +57,14 @@ class Asked:
         """Cells at the same time."""
         return self.jobs or 1
 
+    @property
+    def threads_each(self) -> int:
+        """Threads of each cell on this machine, where it was not said: those that torch has, or a
+        share of the cores."""
+        if self.threads or self.at_once == 1:
+            return self.threads or torch.get_num_threads()
+        return max(1, (os.cpu_count() or 1) // self.at_once)
+
     def options(self) -> Options:
         """Checked as far as no data are needed.
 
@@ -93,12 +101,9 @@ class Asked:
             DataPlace(name, path, self.size, self.channels, self.validation)
             for name, path in data_paths(self.on, self.data, tables).items()
         )
-        cores = os.cpu_count() or 1
-        threads = self.threads or (torch.get_num_threads() if self.at_once == 1 else 0)
         return CellPlaces(
-            home(), self.records_folder(), data, threads or max(1, cores // self.at_once),
-            self.checkpoint_seconds,
-        )  # fmt: skip
+            home(), self.records_folder(), data, self.threads_each, self.checkpoint_seconds
+        )
 
     def _arithmetic(self, profile: str | None) -> Arithmetic:
         """On this machine, or where it is known whether cells have a GPU, there."""

@@ -19,10 +19,10 @@ from moedd.experts import ExpertConfig, expert_class
 from moedd.experts.mtt import MTTConfig
 from moedd.experts.rded import RDEDConfig
 from moedd.mixture import scaled
-from moedd.networks import Network, build_network
+from moedd.networks import Network, network_for
 from moedd.papertables.cells import Cell, Evaluation, Facts, SetCell, set_config
 from moedd.parts import whole
-from moedd.pool import Pool, PoolConfig, pool_key
+from moedd.pool import Pool, PoolConfig, network_paths, pool_key
 from moedd.protocols import fitted, protocol_recipe
 from moedd.realdata import RealData
 from moedd.trajectories import TrajectoryConfig, trajectory_key, trajectory_path
@@ -70,11 +70,6 @@ class Preparation:
 
 
 @cache
-def architecture(name: str, shape: tuple[int, int, int], classes: int, width: int = 128) -> Network:
-    """A network to count on."""
-    return build_network(name, channels=shape[0], classes=classes, size=shape[1:], width=width)
-
-
 def step_operations(method: str, settings: ExpertConfig, network: Network, classes: int) -> float:
     """Operations of one step of a method; 0 where its author counts none.
 
@@ -96,7 +91,7 @@ def step_operations(method: str, settings: ExpertConfig, network: Network, class
 def set_cost(cell: SetCell, facts: Facts) -> SetCost:
     """Cost of making a set, the shared things apart."""
     config = set_config(cell, facts)
-    network = architecture(config.network, facts.shape, facts.classes, config.width)
+    network = network_for(config.network, facts.shape, facts.classes, config.width)
     steps = tuple(scaled(expert.steps, cell.fraction) for expert in config.experts)
     each = [
         step_operations(method, settings, network, facts.classes)
@@ -141,7 +136,7 @@ def equal_fraction(cell: SetCell, other: SetCell, facts: Facts) -> float:
 def preparations(cell: SetCell, facts: Facts) -> list[Preparation]:
     """What a set needs of what is shared."""
     config = set_config(cell, facts)
-    network = architecture(config.network, facts.shape, facts.classes, config.width)
+    network = network_for(config.network, facts.shape, facts.classes, config.width)
     forward = forward_operations(network)
     own = (facts.data, config.network, config.width)
     found = []
@@ -162,12 +157,12 @@ def preparations(cell: SetCell, facts: Facts) -> list[Preparation]:
 def is_prepared(work: Preparation, real: RealData, home: Path, precision: str) -> bool:
     """Whether it is there. (Trajectories may still have to be lengthened.)"""
     part = whole(real)
-    network = architecture(work.network, real.shape, len(real.classes), work.width)
+    network = network_for(work.network, real.shape, len(real.classes), work.width)
     if isinstance(work.config, TrajectoryConfig):
         folder = home / "trajectories" / trajectory_key(part, network, work.config, precision)
         return trajectory_path(folder, work.count - 1).exists()
     folder = home / "pools" / pool_key(part, network, work.config, precision)
-    return all((folder / f"network-{n:02d}.safetensors").exists() for n in range(work.count))
+    return all(path.exists() for path in network_paths(folder, work.count))
 
 
 def training_images(cell: Cell, facts: Facts) -> int:
@@ -185,7 +180,7 @@ def training_images(cell: Cell, facts: Facts) -> int:
 def network_operations(cell: Cell, facts: Facts) -> float:
     """Training (three forward passes per image and epoch) and testing."""
     evaluation: Evaluation = cell.evaluation
-    network = architecture(cell.network, facts.shape, facts.classes, evaluation.width)
+    network = network_for(cell.network, facts.shape, facts.classes, evaluation.width)
     images = training_images(cell, facts)
     recipe = fitted(
         protocol_recipe(evaluation.protocol, evaluation.epochs, evaluation.best), cell.network,

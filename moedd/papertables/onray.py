@@ -1,11 +1,8 @@
 """`moedd tables --ray`: from what was asked for and what the cluster has to a way to run cells."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-
-import torch
 
 from moedd.papertables.asked import Asked
 from moedd.papertables.jobs import Outcome, Run, Told, run_on_this_machine
@@ -45,7 +42,7 @@ def on_ray(asked: Asked, reporter: Reporter) -> Iterator[tuple[Asked, Run]]:
         yield _without(asked, reporter)
         return
     at = where(asked.ray)
-    with joined(at, asked.at_once * _threads_here(asked)):
+    with joined(at, asked.at_once * asked.threads_each):
         found = machines()
         needs = _needs(asked, found)
         settled = replace(
@@ -92,12 +89,6 @@ def _threads_there(found: Sequence[Machine], gpus: float, jobs: int | None) -> i
     if jobs is not None:
         each.append(sum(machine.cpus for machine in fitting) // jobs)
     return max(1, int(min(each, default=1)))
-
-
-def _threads_here(asked: Asked) -> int:
-    """Threads of each cell of a Ray that is started on this machine."""
-    cores = torch.get_num_threads() if asked.at_once == 1 else os.cpu_count() or 1
-    return asked.threads or max(1, cores // asked.at_once)
 
 
 def _at_once(needs: Needs, found: Sequence[Machine]) -> int:

@@ -20,6 +20,7 @@ from moedd.progress import Reporter
 from moedd.realdata import RealData
 from moedd.runstate import RunFolder, RunState
 from moedd_loaders.errors import ConflictError, DiskFullError, MoeddError, UsageError
+from moedd_loaders.files import scratch_name
 
 REAL = "sha256:" + "a" * 64
 
@@ -55,8 +56,7 @@ def test_a_new_run_starts(run: RunFolder) -> None:
 def test_what_a_killed_write_left_is_taken_away(run: RunFolder) -> None:
     config = tiny_config()
     started(run, config)
-    part = run.folder / f".{run.checkpoint.name}.0123abcd"
-    part.write_bytes(b"half")
+    scratch_name(run.checkpoint).write_bytes(b"half")
     assert run.prepare(config, REAL, resume=True, overwrite=False) is True
     assert list(tree(run.folder)) == [run.checkpoint.name]
 
