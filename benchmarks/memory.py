@@ -2,7 +2,7 @@
 
 Every run is a process of its own, whose memory is watched from outside. The table goes to standard
 output; docs/scale.md has one. `--large` runs 200 classes x 500 images at 64x64 instead (1.2 GB of
-pixels).
+pixels), with the settings of `--set`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _anonymous(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """One run: real data, set, network width, student steps (MTT)."""
+    """One run: real data, set, network width, student steps (MTT), and other settings."""
 
     method: str = "idm_plain"
     classes: int = 10
@@ -121,6 +121,7 @@ class Setting:
     width: int = 64
     batch_real: int = 64
     syn_steps: int = 5
+    more: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -137,7 +138,7 @@ class Setting:
                 *("mtt.expert_epochs=1", "mtt.max_start_epoch=1", "mtt.batch_syn=50"),
                 *("mtt.step_size=1e-4", "mtt.lr_lr=1e-12", "mtt.lr_img=0.01"),
             ]
-        given = [f"width={self.width}", *pool, *own]
+        given = [f"width={self.width}", *pool, *own, *self.more]
         return [text for setting in given for text in ("--set", setting)]
 
 
@@ -176,8 +177,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="200 classes x 500 images at 64x64")
-    large = parser.parse_args().large
-    changes = {"200 classes x 500 images, 64x64": (LARGE,)} if large else CHANGES
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of --large's run")
+    given = parser.parse_args()
+    large = replace(LARGE, more=tuple(given.set))
+    changes = {"200 classes x 500 images, 64x64": (large,)} if given.large else CHANGES
     known: dict[Setting, Watched] = {}
     print("| changed | anonymous at the most, MB | resident at the most, MB |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
