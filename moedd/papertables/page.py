@@ -136,7 +136,8 @@ def _description(section: Section) -> list[str]:
         f"* Recipe `{setting.protocol}`, {setting.epochs} epochs{best}: {_rates(records)}.",
         f"* {tests} test images, chance {chance}; ConvNets of width {setting.width}; {precision}.",
         f"* Real data: {'; '.join(notes) or 'as published'} (`{setting.fingerprint[:15]}...`).",
-        f"* Made on: {'; '.join(hardware)}; {' or '.join(map(str, threads))} threads per cell.",
+        f"* Made on: {'; '.join(hardware)}; {' or '.join(map(str, threads))} "
+        f"{'thread' if threads == [1] else 'threads'} per cell.",
     ]
 
 

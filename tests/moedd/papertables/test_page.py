@@ -129,6 +129,12 @@ def test_everything_that_decides_a_number_is_stated(page: str) -> None:
         assert said in page, said
 
 
+def test_one_thread_is_no_plural(tmp_path: Path) -> None:
+    made = record(MULTI, 50)
+    made.config["threads"] = 1
+    assert "Made on: two cores; 1 thread per cell." in report(tmp_path, [made])
+
+
 def test_rates_are_stated_per_network_where_they_differ(tmp_path: Path) -> None:
     made = [record(MULTI, 50), record(MULTI, 40, network="vgg11")]
     made[1].config["lr"] = 5e-4
