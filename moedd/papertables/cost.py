@@ -70,6 +70,11 @@ class Preparation:
 
 
 @cache
+def architecture(name: str, shape: tuple[int, int, int], classes: int, width: int = 128) -> Network:
+    """A network to count on, built once: a plan asks for the same few for each of its cells."""
+    return network_for(name, shape, classes, width)
+
+
 def step_operations(method: str, settings: ExpertConfig, network: Network, classes: int) -> float:
     """Operations of one step of a method; 0 where its author counts none.
 
@@ -91,7 +96,7 @@ def step_operations(method: str, settings: ExpertConfig, network: Network, class
 def set_cost(cell: SetCell, facts: Facts) -> SetCost:
     """Cost of making a set, the shared things apart."""
     config = set_config(cell, facts)
-    network = network_for(config.network, facts.shape, facts.classes, config.width)
+    network = architecture(config.network, facts.shape, facts.classes, config.width)
     steps = tuple(scaled(expert.steps, cell.fraction) for expert in config.experts)
     each = [
         step_operations(method, settings, network, facts.classes)
@@ -136,7 +141,7 @@ def equal_fraction(cell: SetCell, other: SetCell, facts: Facts) -> float:
 def preparations(cell: SetCell, facts: Facts) -> list[Preparation]:
     """What a set needs of what is shared."""
     config = set_config(cell, facts)
-    network = network_for(config.network, facts.shape, facts.classes, config.width)
+    network = architecture(config.network, facts.shape, facts.classes, config.width)
     forward = forward_operations(network)
     own = (facts.data, config.network, config.width)
     found = []
@@ -157,7 +162,7 @@ def preparations(cell: SetCell, facts: Facts) -> list[Preparation]:
 def is_prepared(work: Preparation, real: RealData, home: Path, precision: str) -> bool:
     """Whether it is there. (Trajectories may still have to be lengthened.)"""
     part = whole(real)
-    network = network_for(work.network, real.shape, len(real.classes), work.width)
+    network = architecture(work.network, real.shape, len(real.classes), work.width)
     if isinstance(work.config, TrajectoryConfig):
         folder = home / "trajectories" / trajectory_key(part, network, work.config, precision)
         return trajectory_path(folder, work.count - 1).exists()
@@ -180,7 +185,7 @@ def training_images(cell: Cell, facts: Facts) -> int:
 def network_operations(cell: Cell, facts: Facts) -> float:
     """Training (three forward passes per image and epoch) and testing."""
     evaluation: Evaluation = cell.evaluation
-    network = network_for(cell.network, facts.shape, facts.classes, evaluation.width)
+    network = architecture(cell.network, facts.shape, facts.classes, evaluation.width)
     images = training_images(cell, facts)
     recipe = fitted(
         protocol_recipe(evaluation.protocol, evaluation.epochs, evaluation.best), cell.network,

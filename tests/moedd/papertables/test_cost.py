@@ -10,9 +10,9 @@ from enginefactories import digits, make_expert, make_parts, make_pool
 from tablefactories import cell, cifar_facts, digits_facts, evaluation, set_cell
 
 from moedd.experts import method_names
-from moedd.networks import network_for
 from moedd.papertables.cells import FullCell, RandomCell, set_config
 from moedd.papertables.cost import (
+    architecture,
     equal_fraction,
     network_operations,
     preparations,
@@ -120,5 +120,10 @@ def test_networks_cost_training_and_testing() -> None:
 
 def test_networks_to_count_on_are_those_of_the_run() -> None:
     config = set_config(set_cell(), digits_facts())
-    made = network_for(config.network, (1, 8, 8), 10, config.width)
+    made = architecture(config.network, (1, 8, 8), 10, config.width)
     assert made.architecture == ("convnet2", 8, 1, 10, (8, 8))
+
+
+def test_networks_to_count_on_are_built_once() -> None:
+    """A plan has hundreds of cells, and ResNet18 takes a third of a second to build."""
+    assert architecture("convnet2", (1, 8, 8), 10, 8) is architecture("convnet2", (1, 8, 8), 10, 8)
