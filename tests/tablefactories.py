@@ -115,6 +115,7 @@ def record(
     fraction: float = 0.002,
     operations: float = 2e14,
     steps: int = 400,
+    dependence: float = 0.1,
     settings: tuple[str, ...] = (),
     **fields: Any,
 ) -> Record:
@@ -124,7 +125,8 @@ def record(
         "cell": f"{identity}-{seed}-{fraction}", "seed": seed, "fraction": fraction,
         "row": list(identity.overrides), "settings": list(settings),
         "steps": [steps] * identity.experts, "operations": operations, "seconds": 1800.0,
-        "hardware": "two cores", "threads": 2, "precision": "float32", "unbiased": 0.1,
+        "hardware": "two cores", "threads": 2, "precision": "float32",
+        "unbiased": dependence if identity.experts > 1 else None,
     }  # fmt: skip
     config = {
         "repeat": repeat, "draw": 0 if distilled else seed, "lr": 0.01, "batch": 256, "width": 128,

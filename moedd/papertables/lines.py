@@ -58,6 +58,14 @@ class Line:
         """Matching steps of each expert."""
         return next((tuple(made["steps"]) for made in self.made.values() if "steps" in made), ())
 
+    @property
+    def dependence(self) -> Summary | None:
+        """Unbiased squared distance correlation between the experts' images (method.md, section 3),
+        over sets; None where there is one expert or none."""
+        found = {seed: made.get("unbiased") for seed, made in self.made.items()}
+        values = {seed: [float(value)] for seed, value in found.items() if value is not None}
+        return summary(values) if values else None
+
     def sets(self, network: str) -> Sets:
         """Accuracies in percent by set."""
         found = self.networks.get(network, {})

@@ -36,7 +36,8 @@ _LEGEND = (
     "interval leaves out zero, which one in twenty does by chance. *at chance*: no better than "
     "guessing, within two standard deviations. *schedule* is the part of the method's own number "
     "of steps, *matching TFLOP* what making one set took (the diversity step included), *training "
-    "steps* the optimiser steps of each network."
+    "steps* the optimiser steps of each network, *dependence* the unbiased squared distance "
+    "correlation between the experts of a set (0: independent)."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tablefactories import record
 
 from moedd.papertables.lines import sections
@@ -28,6 +29,20 @@ def test_networks_are_grouped_by_set_and_sets_by_line() -> None:
     assert line.summary("alexnet") is None
     assert section.networks == ["convnet3", "vgg11"]
     assert (line.operations, line.steps) == (2e14, (400, 400))
+
+
+def test_dependence_is_one_value_for_each_set_of_several_experts() -> None:
+    """Not one for each network: 0.2 and 0.4, whatever number was trained on them."""
+    made = [record(MULTI, 50, seed=0, repeat=n, dependence=0.2) for n in range(3)]
+    made.append(record(MULTI, 50, seed=1, dependence=0.4))
+    (section,) = sections([*made, record(SINGLE, 50), record(FULL, 80)])
+    found = section.of(MULTI)[0].dependence
+    assert found is not None
+    assert found.mean == pytest.approx(0.3)
+    assert found.spread == pytest.approx(0.02**0.5)
+    assert (found.sets, found.networks) == (2, 2)
+    assert section.of(SINGLE)[0].dependence is None
+    assert section.of(FULL)[0].dependence is None
 
 
 def test_identities_survive_a_record() -> None:

@@ -86,6 +86,19 @@ def test_one_set_is_said_and_chance_is_flagged(page: str) -> None:
     assert random[6] == "10.2 (one draw, **at chance**)"
 
 
+def test_table_4_says_what_the_diversity_step_did_to_dependence(tmp_path: Path) -> None:
+    bare = PLAIN._replace(overrides=NO_DIVERSITY)
+    made = [record(PLAIN, 50, seed=s, dependence=0.2 + s / 10) for s in range(3)]
+    made += [record(bare, 50, dependence=0.45), record(SINGLE, 49)]
+    text = report(tmp_path, made)
+    fourth = text.split("#### Table 4")[1].split("####")[0]
+    assert row(fourth, "")[4] == "dependence"
+    assert row(fourth, "idc_i 5x2, no mixup")[4] == "0.300 ± 0.100"
+    assert row(fourth, "idc_i 5x2, no diversity, no mixup")[4] == "0.450"
+    assert row(fourth, "idc_i 10x1, no mixup")[4] == ""
+    assert "dependence |" not in text.split("#### Table 4")[0]
+
+
 def test_gaps_have_intervals_or_say_that_there_is_one_set(page: str) -> None:
     gap = row(page, "idc_i 5x2 - idc_i 10x1")
     # Difference 2 with deviation 1 on both sides of three: error sqrt(2/3), 4 degrees of freedom,
