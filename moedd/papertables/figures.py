@@ -5,6 +5,7 @@ ones are of one set, which says nothing about the method. Grey diamonds are the 
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from moedd.papertables.paper import Printed, printed
 from moedd.papertables.rows import NO_DIVERSITY, Identity, table_rows
 
 _COLUMNS = 3
+_TITLE = 32  # letters in a line of a panel's title
 OURS, PAPER, ZERO = "#1d4ed8", "#8b8f98", "#c7cbd1"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -30,9 +32,11 @@ _STYLE: Any = {
 
 
 def gap_figure(answers: Sequence[Answer], path: Path) -> bool:
-    """One panel per claim about two experts and one: points per network. False without any."""
-    chosen = [a for a in answers if a.question.claim and a.question.b.experts == 1]
-    if not chosen:
+    """One panel per claim about two experts and one, and per comparison of them at equal
+    arithmetic: points per network. False without a claim."""
+    against_one = [a for a in answers if a.question.b.experts == 1]
+    chosen = [a for a in against_one if a.question.claim or a.question.equal == "operations"]
+    if not any(a.question.claim for a in chosen):
         return False
 
     columns = min(_COLUMNS, len(chosen))
@@ -49,7 +53,7 @@ def gap_figure(answers: Sequence[Answer], path: Path) -> bool:
             axis.tick_params(labelbottom=True)
         _legend(figure, "several sets, 95 % interval")
 
-    height = 0.6 + rows * (0.9 + 0.34 * max(len(answer.gaps) for answer in chosen))
+    height = 0.6 + rows * (1.1 + 0.34 * max(len(answer.gaps) for answer in chosen))
     _save(path, (max(4.4, 2.9 * columns + 0.6), height), draw)
     return True
 
@@ -67,7 +71,7 @@ def _gap_panel(axis: Any, answer: Answer) -> None:
             axis.plot(answer.paper[network], place + 0.22, "D", color=PAPER, markersize=4, zorder=2)
     axis.set_yticks(range(len(networks)), [title_of(network) for network in networks])
     axis.set_ylim(-0.6, len(networks) - 0.4)
-    axis.set_title(answer.question.title, fontsize=9, loc="left")
+    axis.set_title(textwrap.fill(answer.question.title, _TITLE), fontsize=9, loc="left")
     axis.grid(axis="x", alpha=0.2)
 
 

@@ -15,6 +15,10 @@ from moedd_loaders.records import Record
 BEGIN = "<!-- moedd tables --readme: begin -->"
 END = "<!-- moedd tables --readme: end -->"
 FIGURE = "headline.svg"
+_GAPS = (
+    "Two experts minus one of the same budget, in points, at the same part of the schedule (where "
+    "two compute more) and, as far as it was run, at equal arithmetic"
+)
 
 
 def write_headline(
@@ -45,7 +49,7 @@ def _drawn(found: Sequence[Section], figure: Path) -> str:
     """The figure's caption."""
     for section in found:
         if gap_figure(answers(section), figure):
-            return _caption("Two experts minus one of the same budget, in points", section)
+            return _caption(_GAPS, section)
     for section in found:
         if mixup_figure(section, figure):
             return _caption("Mixup across two experts, ordinary mixup and none", section)

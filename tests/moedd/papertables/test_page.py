@@ -227,3 +227,18 @@ def test_figures_are_pictures_with_the_numbers_in_them_and_always_the_same(tmp_p
         assert {"one set", "paper"} <= words, name
         assert any(word and word.startswith("several sets, ") for word in words), name
         assert any(word and word.startswith("ConvNet-3") for word in words), name
+
+
+def test_the_figure_of_gaps_also_shows_them_at_equal_arithmetic(tmp_path: Path) -> None:
+    """What two experts gain beside one that had as much computing is not left to the tables."""
+    report(tmp_path, fixed_records())
+    (path,) = (tmp_path / "figures").glob("*-gaps.svg")
+    root = ElementTree.fromstring(path.read_bytes())
+    words = " ".join(text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "idc_i 5x2 - idc_i 10x1, equal arithmetic" in words
+    # Without the claim itself there is no figure of it.
+    fitted = {"operations": 2e14, "steps": 675, "fraction": 0.003376}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    report(alone, [record(MULTI, 50), record(SINGLE, 51, **fitted)])
+    assert not list(alone.glob("figures/*-gaps.svg"))
