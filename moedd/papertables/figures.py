@@ -16,6 +16,7 @@ from moedd.papertables.lines import Line, Section
 from moedd.papertables.markdown import title_of
 from moedd.papertables.paper import Printed, printed
 from moedd.papertables.rows import NO_DIVERSITY, Identity, table_rows
+from moedd.papertables.stats import Gap
 
 _COLUMNS = 3
 _TITLE = 32  # letters in a line of a panel's title
@@ -41,36 +42,57 @@ def gap_figure(answers: Sequence[Answer], path: Path) -> bool:
 
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
+    reach = _reach(chosen)
+    cut = any(_cut_at(gap, reach) for answer in chosen for gap in answer.gaps.values())
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
         for axis, answer in zip(axes, chosen, strict=False):
-            _gap_panel(axis, answer)
+            _gap_panel(axis, answer, reach)
         for axis in axes[len(chosen) :]:
             axis.set_visible(False)
         for axis in axes[max(0, len(chosen) - columns) : len(chosen)]:
             axis.set_xlabel("accuracy, points")
             axis.tick_params(labelbottom=True)
-        _legend(figure, "several sets, 95 % interval")
+        _legend(figure, "several sets, 95 % interval" + (" (arrow: goes on)" if cut else ""))
 
     height = 0.6 + rows * (1.1 + 0.34 * max(len(answer.gaps) for answer in chosen))
     _save(path, (max(4.4, 2.9 * columns + 0.6), height), draw)
     return True
 
 
-def _gap_panel(axis: Any, answer: Answer) -> None:
+def _reach(answers: Sequence[Answer]) -> float:
+    """How far the panels go to both sides, in points: all means and a good deal of the intervals.
+    That of two sets can be tens of points wide, which would press everything else into a line."""
+    means = [abs(gap.difference) for answer in answers for gap in answer.gaps.values()]
+    theirs = [abs(value) for answer in answers for value in answer.paper.values()]
+    return 5 + 1.25 * max(means + theirs)
+
+
+def _cut_at(gap: Gap, reach: float) -> list[tuple[float, str]]:
+    """Ends of the interval that lie outside, as place and marker of an arrow."""
+    if gap.low is None or gap.high is None:
+        return []
+    ends = [(-reach, "<", gap.low < -reach), (reach, ">", gap.high > reach)]
+    return [(place, marker) for place, marker, outside in ends if outside]
+
+
+def _gap_panel(axis: Any, answer: Answer, reach: float) -> None:
     networks = list(answer.gaps)[::-1]
     axis.axvline(0, color=ZERO, linewidth=1, zorder=0)
     for place, network in enumerate(networks):
         gap = answer.gaps[network]
         if gap.low is not None and gap.high is not None:
             axis.plot([gap.low, gap.high], [place] * 2, color=OURS, linewidth=2, zorder=2)
+        for edge, marker in _cut_at(gap, reach):
+            axis.plot(edge, place, marker, color=OURS, markersize=5, clip_on=False, zorder=3)
         fill = OURS if gap.low is not None else "white"
         axis.plot(gap.difference, place, "o", color=OURS, markerfacecolor=fill, zorder=3)
         if network in answer.paper:
             axis.plot(answer.paper[network], place + 0.22, "D", color=PAPER, markersize=4, zorder=2)
     axis.set_yticks(range(len(networks)), [title_of(network) for network in networks])
     axis.set_ylim(-0.6, len(networks) - 0.4)
+    axis.set_xlim(-reach, reach)
     axis.set_title(textwrap.fill(answer.question.title, _TITLE), fontsize=9, loc="left")
     axis.grid(axis="x", alpha=0.2)
 

@@ -242,3 +242,15 @@ def test_the_figure_of_gaps_also_shows_them_at_equal_arithmetic(tmp_path: Path) 
     alone.mkdir()
     report(alone, [record(MULTI, 50), record(SINGLE, 51, **fitted)])
     assert not list(alone.glob("figures/*-gaps.svg"))
+
+
+def test_an_interval_of_tens_of_points_is_cut_and_says_so(tmp_path: Path) -> None:
+    """Two sets ten points apart reach 63 points each way, two that are half of one apart 3."""
+    wide = [record(MULTI, 45 + 10 * s, seed=s) for s in range(2)]
+    narrow = [record(MULTI, 50 + s / 2, seed=s) for s in range(2)]
+    one = [record(SINGLE, 49 + s / 10, seed=s) for s in range(2)]
+    for folder, made, said in (("wide", wide, True), ("narrow", narrow, False)):
+        (tmp_path / folder).mkdir()
+        report(tmp_path / folder, [*made, *one])
+        (path,) = (tmp_path / folder / "figures").glob("*-gaps.svg")
+        assert ("arrow: goes on" in path.read_text()) is said
