@@ -60,8 +60,8 @@ class Line:
 
     @property
     def dependence(self) -> Summary | None:
-        """Unbiased squared distance correlation between the experts' images (method.md, section 3),
-        over sets; None where there is one expert or none."""
+        """Unbiased squared distance correlation between the features of the experts' images, as
+        the manifests of the sets have it (docs/diversity.md); None with one expert or none."""
         found = {seed: made.get("unbiased") for seed, made in self.made.items()}
         values = {seed: [float(value)] for seed, value in found.items() if value is not None}
         return summary(values) if values else None
