@@ -41,17 +41,15 @@ def accuracy_text(line: Line, network: str) -> str:
     return f"{spread_text(found)} ({_counts(line, found)}{flag})"
 
 
-def spread_text(found: Summary) -> str:
+def spread_text(found: Summary, decimals: int = 1) -> str:
     """`51.2 ± 0.4`."""
-    return f"{found.mean:.1f}" + ("" if found.spread is None else f" ± {found.spread:.1f}")
+    spread = "" if found.spread is None else f" ± {found.spread:.{decimals}f}"
+    return f"{found.mean:.{decimals}f}{spread}"
 
 
 def dependence_text(line: Line) -> str:
     """`0.363 ± 0.021`, over sets; nothing where there is one expert."""
-    found = line.dependence
-    if found is None:
-        return ""
-    return f"{found.mean:.3f}" + ("" if found.spread is None else f" ± {found.spread:.3f}")
+    return "" if line.dependence is None else spread_text(line.dependence, 3)
 
 
 def _counts(line: Line, found: Summary) -> str:

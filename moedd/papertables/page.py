@@ -21,6 +21,7 @@ from moedd.papertables.markdown import (
     verdicts,
 )
 from moedd.papertables.rows import TABLES
+from moedd.tables import counted
 from moedd_loaders.errors import DataError, from_oserror
 from moedd_loaders.records import Record
 
@@ -126,6 +127,7 @@ def _description(section: Section) -> list[str]:
     made = {str(m["hardware"]) for line in section.lines.values() for m in line.made.values()}
     hardware = sorted({r.hardware for r in records} | made)
     threads = sorted({int(r.config.get("threads", 0)) for r in records})
+    threads_text = " or ".join([*map(str, threads[:-1]), counted(threads[-1], "thread")])
     precision = setting.evaluated
     if setting.distilled not in ("", precision):
         precision = f"distilled in {setting.distilled}, networks in {precision}"
@@ -137,8 +139,7 @@ def _description(section: Section) -> list[str]:
         f"* Recipe `{setting.protocol}`, {setting.epochs} epochs{best}: {_rates(records)}.",
         f"* {tests} test images, chance {chance}; ConvNets of width {setting.width}; {precision}.",
         f"* Real data: {'; '.join(notes) or 'as published'} (`{setting.fingerprint[:15]}...`).",
-        f"* Made on: {'; '.join(hardware)}; {' or '.join(map(str, threads))} "
-        f"{'thread' if threads == [1] else 'threads'} per cell.",
+        f"* Made on: {'; '.join(hardware)}; {threads_text} per cell.",
     ]
 
 
